@@ -1,0 +1,87 @@
+"""Pytrees as vectors: the only place where leaves are added, scaled and multiplied.
+
+Every function keeps the leaves' dtypes; sums over leaves accumulate in at least float32.
+"""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from learnlag_jax.vocabulary import Array, PyTree
+
+
+def _accumulator(x) -> jnp.dtype:
+    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+
+
+def _sum_leaves(tree: PyTree) -> Array:
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.zeros(())
+    widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
+    return functools.reduce(operator.add, [leaf.astype(widest) for leaf in leaves])
+
+
+def add(x: PyTree, y: PyTree) -> PyTree:
+    """x + y, leaf by leaf."""
+    return jax.tree.map(jnp.add, x, y)
+
+
+def subtract(x: PyTree, y: PyTree) -> PyTree:
+    """x - y, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def scale(a, x: PyTree) -> PyTree:
+    """a x, with the scalar cast to each leaf's dtype."""
+    return jax.tree.map(lambda leaf: jnp.asarray(a, jnp.result_type(leaf)) * leaf, x)
+
+
+def axpy(a, x: PyTree, y: PyTree) -> PyTree:
+    """a x + y, with the scalar cast to each leaf's dtype."""
+    return add(scale(a, x), y)
+
+
+def dot(x: PyTree, y: PyTree) -> Array:
+    """Sum of conj(x) y over all leaves: the pairing of a covector with a vector."""
+    return _sum_leaves(jax.tree.map(lambda a, b: jnp.vdot(a.astype(_accumulator(a)), b.astype(_accumulator(b))), x, y))
+
+
+def norm(x: PyTree) -> Array:
+    """Euclidean norm over all leaves."""
+    return jnp.sqrt(_sum_leaves(jax.tree.map(lambda a: jnp.sum(jnp.abs(a.astype(_accumulator(a))) ** 2), x)))
+
+
+def max_abs(x: PyTree) -> Array:
+    """Largest absolute entry over all leaves; 0 for an empty tree; NaN if any entry is."""
+    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)]
+    return functools.reduce(jnp.maximum, [leaf.astype(_accumulator(leaf)) for leaf in leaves], jnp.zeros(()))
+
+
+def all_finite(x: PyTree) -> Array:
+    """True if no inexact leaf holds NaN or infinity."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]
+    return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+
+
+def fill_where(bad, x: PyTree, value=jnp.nan) -> PyTree:
+    """`value` in every entry where the scalar `bad` is true: a failed answer that cannot pass for a number."""
+    return jax.tree.map(lambda leaf: jnp.where(bad, jnp.asarray(value, leaf.dtype), leaf), x)
+
+
+def zeros_like(x: PyTree) -> PyTree:
+    """Zeros with the tree's structure, shapes and dtypes."""
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def ravel(x: PyTree):
+    """The tree as one vector, and the function that folds a vector back."""
+    return ravel_pytree(x)
+
+
+def size(x: PyTree) -> int:
+    """Number of entries over all leaves (static)."""
+    return sum(jnp.size(leaf) for leaf in jax.tree.leaves(x))

@@ -1,0 +1,56 @@
+"""Strict numerics for every test: both precisions, strict promotion, rank promotion an error, typed keys,
+eight fake CPU devices. `JAX_ENABLE_X64=0 python -m pytest` runs the float32 half as a user without x64 would.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+
+X64 = os.environ.get("JAX_ENABLE_X64", "1") not in ("0", "false", "False")
+STRICT = {
+    "jax_enable_x64": X64,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_legacy_prng_key": "error",
+    "jax_debug_key_reuse": True,
+}
+for name, value in STRICT.items():
+    jax.config.update(name, value)
+
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+
+
+@pytest.fixture(params=["float32", "float64"] if X64 else ["float32"])
+def dtype(request) -> jnp.dtype:
+    """Both precisions; tolerances must follow `jnp.finfo(dtype).eps`."""
+    return jnp.dtype(request.param)
+
+
+@pytest.fixture
+def float64() -> jnp.dtype:
+    """For tests that need double precision; skipped in a run without x64."""
+    if not X64:
+        pytest.skip("needs x64")
+    return jnp.dtype("float64")
+
+
+@pytest.fixture(autouse=True)
+def _configuration_unchanged():
+    """The library never sets a JAX flag: what stood before a test stands after it."""
+    yield
+    for name, value in STRICT.items():
+        assert jax.config.values[name] == value, f"{name} was changed"
