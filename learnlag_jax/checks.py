@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from learnlag_jax.vocabulary import PyTree, Status
 
@@ -88,7 +89,7 @@ def require(condition, argument: str, got, expected: str, remedy: str, error: ty
 
 def is_traced(*arrays) -> bool:
     """True while any leaf is a tracer, so that its value cannot be looked at."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arrays))
 
 
 def describe(x) -> str:
@@ -174,7 +175,7 @@ def increasing(times, argument: str = "times") -> None:
     if is_traced(times):
         return
     finite(times, argument)
-    bad = np.flatnonzero(np.diff(np.asarray(times)) <= 0)
+    bad = np.flatnonzero(np.diff(np.asarray(times, np.float64)) <= 0)
     got = "" if not len(bad) else f"{argument}[{bad[0] + 1}] <= {argument}[{bad[0]}]"
     require(not len(bad), argument, got, "strictly increasing values", "sort them and drop duplicates")
 

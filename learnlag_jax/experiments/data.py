@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def diabetes() -> Dataset:
         from sklearn.datasets import load_diabetes
     except ImportError:
         raise missing("scikit-learn") from None
-    X, y = load_diabetes(return_X_y=True)
+    X, y = (np.asarray(part) for part in load_diabetes(return_X_y=True))
     checks.finite((X, y), "diabetes")
     return Dataset("diabetes", (X, y), sha256(X, y), "Efron et al. 2004, package scikit-learn", "BSD-3-Clause")
 
@@ -57,7 +58,7 @@ def digits() -> Dataset:
         from sklearn.datasets import load_digits
     except ImportError:
         raise missing("scikit-learn") from None
-    X, y = load_digits(return_X_y=True)
+    X, y = (np.asarray(part) for part in load_digits(return_X_y=True))
     checks.finite(X, "digits")
     return Dataset("digits", (X / 16.0, y), sha256(X, y), "UCI optical digits, package scikit-learn", "BSD-3-Clause")
 
@@ -79,7 +80,7 @@ def gymnasium_table(name: str, **options) -> Dataset:
         import gymnasium
     except ImportError:
         raise missing("gymnasium") from None
-    environment = gymnasium.make(name, **options).unwrapped
+    environment: Any = gymnasium.make(name, **options).unwrapped
     table = [
         (s, a, *entry) for s, actions in environment.P.items() for a, outcomes in actions.items() for entry in outcomes
     ]
