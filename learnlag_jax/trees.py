@@ -8,21 +8,26 @@ import operator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from learnlag_jax.vocabulary import Array, PyTree
 
 
-def _accumulator(x) -> jnp.dtype:
-    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+def _wide(x) -> Array:
+    """The leaf in at least float32, explicitly, so that strict dtype promotion has nothing to object to."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 or not jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+
+def _widest(leaves) -> list[Array]:
+    wide = [_wide(leaf) for leaf in leaves] or [jnp.zeros((), jnp.float32)]
+    dtype = np.result_type(*(leaf.dtype for leaf in wide))
+    return [leaf.astype(dtype) for leaf in wide]
 
 
 def _sum_leaves(tree: PyTree) -> Array:
-    leaves = jax.tree.leaves(tree)
-    if not leaves:
-        return jnp.zeros(())
-    widest = functools.reduce(jnp.promote_types, [leaf.dtype for leaf in leaves])
-    return functools.reduce(operator.add, [leaf.astype(widest) for leaf in leaves])
+    return functools.reduce(operator.add, _widest(jax.tree.leaves(tree)))
 
 
 def add(x: PyTree, y: PyTree) -> PyTree:
@@ -47,18 +52,18 @@ def axpy(a, x: PyTree, y: PyTree) -> PyTree:
 
 def dot(x: PyTree, y: PyTree) -> Array:
     """Sum of conj(x) y over all leaves: the pairing of a covector with a vector."""
-    return _sum_leaves(jax.tree.map(lambda a, b: jnp.vdot(a.astype(_accumulator(a)), b.astype(_accumulator(b))), x, y))
+    return _sum_leaves(jax.tree.map(lambda a, b: jnp.vdot(_wide(a), _wide(b)), x, y))
 
 
 def norm(x: PyTree) -> Array:
     """Euclidean norm over all leaves."""
-    return jnp.sqrt(_sum_leaves(jax.tree.map(lambda a: jnp.sum(jnp.abs(a.astype(_accumulator(a))) ** 2), x)))
+    return jnp.sqrt(_sum_leaves(jax.tree.map(lambda a: jnp.sum(jnp.abs(_wide(a)) ** 2), x)))
 
 
 def max_abs(x: PyTree) -> Array:
     """Largest absolute entry over all leaves; 0 for an empty tree; NaN if any entry is."""
-    leaves = [jnp.max(jnp.abs(leaf), initial=0.0) for leaf in jax.tree.leaves(x)]
-    return functools.reduce(jnp.maximum, [leaf.astype(_accumulator(leaf)) for leaf in leaves], jnp.zeros(()))
+    largest = [jnp.max(jnp.abs(_wide(leaf)), initial=0.0) for leaf in jax.tree.leaves(x)]
+    return functools.reduce(jnp.maximum, _widest(largest))
 
 
 def all_finite(x: PyTree) -> Array:

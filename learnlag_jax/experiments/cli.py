@@ -36,11 +36,9 @@ class _Parser(argparse.ArgumentParser):
     """argparse with one-line errors, exit code 2 and a suggestion for a misspelt word."""
 
     def error(self, message):
-        known = [*COMMANDS, *re.findall(r"--[a-z][a-z-]*", self.format_help())]
-        words = [word.split("=")[0] for word in re.split(r"[\s',:]+", message)]
-        near = [
-            match for word in words if word not in known for match in difflib.get_close_matches(word, known, 1, 0.7)
-        ]
+        known = [*COMMANDS, *re.findall(r"(?:--)?[a-z][a-z-]+", self.format_help())]
+        wrong = re.findall(r"(?:invalid choice: '|unknown argument )([^'=\s]+)", message)
+        near = difflib.get_close_matches(wrong[0], known, 1, 0.7) if wrong else []
         raise checks.ConfigError(message + (f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help"))
 
 
