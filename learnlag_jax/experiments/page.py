@@ -38,7 +38,7 @@ a { color: var(--blue); }
 .bad .mark { color: var(--red); }
 .numbers { font-size: .82rem; color: var(--soft); line-height: 1.45; overflow-wrap: anywhere; }
 .numbers b { color: var(--ink); font-weight: 600; }
-.scale { width: 100%; height: 34px; display: block; margin: .2rem 0; }
+.scale { width: 100%; height: auto; display: block; margin: .2rem 0; font-family: system-ui, "DejaVu Sans", sans-serif; }
 figure { margin: 1.6rem 0; break-inside: avoid; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem; }
@@ -46,9 +46,10 @@ figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem; }
 .honest p { margin: 0 0 .3rem; }
 .key { font-size: .75rem; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--amber); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; width: 100%; margin: .3rem 0 1rem; }
+table { border-collapse: collapse; font-size: .88rem; min-width: 60%; margin: .3rem 0 1rem; }
 caption { text-align: left; color: var(--soft); padding-bottom: .3rem; font-family: system-ui, "DejaVu Sans", sans-serif; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th.n { text-align: right; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .facts { font-size: .82rem; color: var(--soft); overflow-wrap: anywhere; }
 footer { padding-bottom: 3rem; }
@@ -122,7 +123,7 @@ def _scale(claim: Claim, low: float = -18.0, high: float = 4.0) -> str:
     )
     colour = "#1f7a43" if claim.holds else "#b3372f"
     label = f"residual {number(claim.residual)}, tolerance {number(claim.tolerance)}, control {number(claim.control_residual)}"
-    return f"""<svg class="scale" viewBox="0 0 600 36" preserveAspectRatio="none" role="img" aria-label="{label}">
+    return f"""<svg class="scale" viewBox="0 0 600 36" role="img" aria-label="{label}">
 <line x1="12" x2="588" y1="16" y2="16" stroke="#c4ccd6"/>{ticks}
 <line x1="{t:.1f}" x2="{t:.1f}" y1="6" y2="25" stroke="#1d2430" stroke-width="2.5"/>
 <circle cx="{c:.1f}" cy="16" r="5.5" fill="#fff" stroke="#b3372f" stroke-width="2"/>
@@ -138,9 +139,12 @@ def _figure(figure: Figure, picture: Picture) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    cell = lambda x: f"<td>{escape(x)}</td>" if isinstance(x, str) else f'<td class="n">{number(x)}</td>'
-    rows = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in table.rows)
+    numeric = [bool(column) and not any(isinstance(x, str) for x in column) for column in zip(*table.rows, strict=True)]
+    kind = [' class="n"' if right else "" for right in numeric or [False] * len(table.header)]
+    head = "".join(f"<th{k}>{escape(cell)}</th>" for k, cell in zip(kind, table.header, strict=True))
+    text = lambda x: escape(x) if isinstance(x, str) else number(x)
+    row = lambda cells: "".join(f"<td{k}>{text(x)}</td>" for k, x in zip(kind, cells, strict=True))
+    rows = "".join(f"<tr>{row(cells)}</tr>" for cells in table.rows)
     return f'<div class="wide"><table><caption>{escape(table.caption)}</caption><tr>{head}</tr>{rows}</table></div>'
 
 

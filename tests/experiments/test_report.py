@@ -2,12 +2,11 @@
 the rooms; here the chapters are small stand-ins."""
 
 import json
-import os
 import re
-import stat
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,11 +151,10 @@ def test_an_unusable_directory_is_refused_before_computing(tmp_path, stand_in, c
     assert occupied.read_text() == "not a directory"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_directory_is_refused(tmp_path, stand_in):
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a directory that not even root can write to")
+def test_a_read_only_directory_is_refused(stand_in):
     stand_in(lambda settings: pytest.fail("computed"))
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    assert _run(tmp_path) == 4
+    assert _run("/proc/learnlag-report") == 4
 
 
 def test_a_missing_optional_package_is_named_before_computing(tmp_path, stand_in, capsys, monkeypatch):
