@@ -113,7 +113,7 @@ def _scale(claim: Claim, low: float = -18.0, high: float = 4.0) -> str:
 
     def place(x: float) -> float:
         exponent = math.log10(abs(x)) if x and math.isfinite(x) else (low if not x else high)
-        return 12 + 576 * (min(max(exponent, low), high) - low) / (high - low)
+        return 12 + 456 * (min(max(exponent, low), high) - low) / (high - low)
 
     r, t, c = (place(float(x)) for x in (claim.residual, claim.tolerance, claim.control_residual))
     ticks = "".join(
@@ -123,8 +123,8 @@ def _scale(claim: Claim, low: float = -18.0, high: float = 4.0) -> str:
     )
     colour = "#1f7a43" if claim.holds else "#b3372f"
     label = f"residual {number(claim.residual)}, tolerance {number(claim.tolerance)}, control {number(claim.control_residual)}"
-    return f"""<svg class="scale" viewBox="0 0 600 36" role="img" aria-label="{label}">
-<line x1="12" x2="588" y1="16" y2="16" stroke="#c4ccd6"/>{ticks}
+    return f"""<svg class="scale" viewBox="0 0 480 36" role="img" aria-label="{label}">
+<line x1="12" x2="468" y1="16" y2="16" stroke="#c4ccd6"/>{ticks}
 <line x1="{t:.1f}" x2="{t:.1f}" y1="6" y2="25" stroke="#1d2430" stroke-width="2.5"/>
 <circle cx="{c:.1f}" cy="16" r="5.5" fill="#fff" stroke="#b3372f" stroke-width="2"/>
 <circle cx="{r:.1f}" cy="16" r="5.5" fill="{colour}"/></svg>"""
