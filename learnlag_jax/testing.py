@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from learnlag_jax import trees
+
 
 def assert_close(actual, expected, *, ulps: float = 64.0, scale: float | None = None) -> None:
     """Assert |actual - expected| <= ulps * eps(dtype) * scale, leaf by leaf.
@@ -57,3 +59,143 @@ def assert_within_se(samples, expected, *, k: float = 4.5, axis: int = 0) -> Non
     se = x.std(axis, ddof=1) / np.sqrt(x.shape[axis])
     worst = np.max(np.abs(mean - np.asarray(expected)) / np.maximum(se, np.finfo(float).tiny))
     assert worst <= k, f"mean is {worst:.2f} standard errors from its expected value; at most {k} allowed"
+
+
+def assert_stationary(L, path, times, *, order: int = 1, ulps: float = 1e4) -> None:
+    """Assert that a path satisfies the Euler-Lagrange equation of L at the given times.
+
+        |dL/dq - d/dt dL/dv| <= ulps * eps * (|dL/dq| + |d/dt dL/dv|), the largest over times
+
+    Args:
+        L: `L(t, q, v)`, or with more derivatives for a higher `order`.
+        path: `path(t)` -> coordinates, any pytree, differentiable 2 x order times.
+        times: (n,) floating-point times; their dtype sets eps.
+        order: highest derivative in L.
+        ulps: units of rounding allowed, relative to the largest force on the path.
+
+    Raises:
+        AssertionError: names the time of the largest residual, its size and the tolerance.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.testing import assert_stationary
+        >>> assert_stationary(lambda t, q, v: (v**2 - q**2) / 2, jnp.cos, jnp.linspace(0.0, 3.0, 7))
+    """
+    from learnlag_jax import variation
+
+    jet = jax.vmap(variation.lift(path, 2 * order))(times)
+    residual = jax.vmap(variation.euler_lagrange(L, order))(*jet)
+    force = jax.vmap(jax.grad(L, 1))(*jet[: order + 2])
+    sizes = jax.vmap(trees.max_abs)(residual)
+    scale = jnp.maximum(trees.max_abs(force), trees.max_abs(residual))
+    worst = int(jnp.argmax(jnp.where(jnp.isnan(sizes), jnp.inf, sizes)))
+    tolerance = ulps * float(jnp.finfo(sizes.dtype).eps) * float(scale)
+    assert float(sizes[worst]) <= tolerance, (
+        f"not stationary: |residual| {float(sizes[worst]):.3g} > {tolerance:.3g} at times[{worst}] = {float(times[worst]):g}"
+    )
+
+
+def assert_costates(problem, states, actions, costates, theta=None, *, ulps: float = 1e4) -> None:
+    """Assert that every costate is the gradient of the reward still to come, by `jax.grad` of the rolled-out tail.
+
+        lambda_k = d/ds_k [ h(s_n) + sum_{j >= k} r(s_j, a_j, j) ]
+
+    Args:
+        problem: a `control.Problem`.
+        states, actions, costates: the path, leading axes n + 1, n and n + 1.
+        theta: parameters of the problem.
+        ulps: units of rounding allowed, relative to the largest costate.
+
+    Raises:
+        AssertionError: names the first step whose costate is wrong.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax import control
+        >>> from learnlag_jax.testing import assert_costates
+        >>> problem = control.Problem(lambda s, a, k, theta: -(s**2) - a**2, lambda s, a, k, theta: s + a)
+        >>> a = jnp.array([-0.5, -0.25])
+        >>> s = control.rollout(problem, jnp.array(1.0), a)
+        >>> assert_costates(problem, s, a, control.costates(problem, s, a))
+    """
+    n = len(jax.tree.leaves(actions)[0])
+    at = lambda path, k: jax.tree.map(lambda leaf: leaf[k], path)
+
+    def tail(s, k):
+        reward = 0.0
+        for j in range(k, n):
+            reward += problem.reward(s, at(actions, j), jnp.int32(j), theta)
+            s = problem.dynamics(s, at(actions, j), jnp.int32(j), theta)
+        return reward + problem.terminal(s, theta)
+
+    scale = float(trees.max_abs(costates))
+    for k in range(n + 1):
+        try:
+            assert_close(at(costates, k), jax.grad(tail)(at(states, k), k), ulps=ulps, scale=scale)
+        except AssertionError as error:
+            raise AssertionError(f"costates[{k}] is not the gradient of the reward to come: {error}") from None
+
+
+def assert_bellman(mdp, value, *, tol: float) -> None:
+    """Assert that a value function is optimal: certified bounds on V* that follow from it are within `tol` of it.
+
+        lower(value) <= V* <= upper(value),   |V* - value| <= tol
+
+    Args:
+        mdp: a `control.MDP`.
+        value: (S,) the value of every state, in the dtype of the rewards.
+        tol: largest error allowed, in units of the reward.
+
+    Raises:
+        AssertionError: names the state whose value is least certain.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax import control
+        >>> from learnlag_jax.testing import assert_bellman
+        >>> mdp = control.mdp_dense(jnp.ones((1, 1, 1)), jnp.ones((1, 1)), 0.5)
+        >>> assert_bellman(mdp, jnp.array([2.0]), tol=1e-9)
+    """
+    from learnlag_jax import control
+
+    lower, upper = control.bounds(mdp, value)
+    error = np.asarray(jnp.maximum(upper - value, value - lower))
+    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    assert error[worst] <= tol, f"value[{worst}] may be wrong by {error[worst]:.3g}; at most {tol:.3g} allowed"
+
+
+def assert_maximum_likelihood(log_prob, params, batch, *, tol: float = 0.01) -> None:
+    """Assert that parameters maximise the likelihood of the data, to within a fraction of their standard errors.
+
+        n gbar' F^-1 gbar <= tol^2,   gbar the mean score, F the empirical Fisher information
+
+    The left side is the squared distance to the maximum in standard errors, so the assert does not depend on units.
+
+    Args:
+        log_prob: `log_prob(params, example)`, nats.
+        params: the fitted parameters, any pytree.
+        batch: examples, leading axis n on every leaf.
+        tol: distance allowed, in standard errors.
+
+    Raises:
+        AssertionError: gives the distance; or the likelihood is not finite, or curved the wrong way.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.testing import assert_maximum_likelihood
+        >>> x = jnp.array([0.0, 1.0, 5.0])
+        >>> assert_maximum_likelihood(lambda mean, x: -((x - mean) ** 2), x.mean(), x)
+    """
+    from learnlag_jax import fisher
+
+    n = len(jax.tree.leaves(batch)[0])
+    mean = jax.tree.map(lambda s: s.mean(0), fisher.scores(log_prob, params, batch))
+    F = fisher.fisher_information(log_prob, params, batch)
+    distance = float(jnp.sqrt(n * trees.dot(mean, F.solve(mean))))
+    assert distance <= tol, (
+        f"the parameters are {distance:.3g} standard errors from the maximum; at most {tol:g} allowed"
+    )
+    flat, fold = trees.ravel(params)
+    total = lambda q: jnp.sum(jax.vmap(log_prob, (None, 0))(fold(q), batch))
+    top = float(jnp.linalg.eigvalsh(jax.hessian(total)(flat))[-1])
+    assert top <= 0, f"the likelihood curves upward ({top:.3g}): a stationary point that is not a maximum"

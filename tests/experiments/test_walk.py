@@ -1,0 +1,52 @@
+"""The walk itself: the quick report is verified and speaks of every numbered equation; a broken formula in any room
+makes it exit 1."""
+
+import json
+import re
+
+import jax
+import pytest
+
+from learnlag_jax.experiments import cli, report
+
+
+
+
+def _equations(tag: str) -> set[int]:
+    """{13, 14, 15} of "eq. 13-15", {2, 5} of "eq. 2, 5"."""
+    spans = re.findall(r"(\d+)(?:\s*-\s*(\d+))?", tag)
+    return {n for first, last in spans for n in range(int(first), int(last or first) + 1)}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        code = cli.run(["report", "--quick", "--out", str(out)])
+    return code, json.loads((out / "results.json").read_text())
+
+
+def test_the_quick_report_is_verified(quick):
+    code, record = quick
+    bad = [c for chapter in record["chapters"] for c in chapter["claims"] if not (c["holds"] and c["control_rejected"])]
+    assert not bad
+    assert code == 0
+    assert [chapter["name"] for chapter in record["chapters"]] == list(report.CHAPTERS)
+
+
+def test_every_numbered_equation_of_the_paper_is_claimed(quick):
+    _, record = quick
+    tags = [c["equation"] for chapter in record["chapters"] for c in chapter["claims"] if c["equation"].startswith("eq.")]
+    assert set().union(*map(_equations, tags)) >= set(range(1, 33))
+
+
+def test_every_real_input_is_named_with_its_hash(quick):
+    _, record = quick
+    inputs = {entry["name"]: entry["sha256"] for chapter in record["chapters"] for entry in chapter["inputs"]}
+    assert {"sotu", "diabetes", "digits"} <= set(inputs)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in inputs.values())
+
+
+def test_equation_tags_are_read_right():
+    assert _equations("eq. 13-15") == {13, 14, 15}
+    assert _equations("eq. 2, 5") == {2, 5}
