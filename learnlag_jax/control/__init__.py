@@ -1,1 +1,67 @@
-"""Placeholder until the room is built."""
+"""Optimal control and Bellman solvers from one scalar: reward, dynamics and terminal reward as pure functions.
+
+Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `rollout`, `total_reward`, `costates`,
+`stationarity`; optimal paths: `lqr`, `solve`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
+`mdp_from_gymnasium`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`, `q_learning`.
+
+Reward is maximised. Costates have a leading axis n + 1, and lambda_k = grad V(s_k) on an optimal path. Every answer carries
+its residual; every value of a decision process carries bounds that contain the optimum.
+"""
+
+from learnlag_jax.control.bellman import Bounds as Bounds
+from learnlag_jax.control.bellman import bellman as bellman
+from learnlag_jax.control.bellman import bounds as bounds
+from learnlag_jax.control.bellman import greedy as greedy
+from learnlag_jax.control.horizon import Plan as Plan
+from learnlag_jax.control.horizon import backward_induction as backward_induction
+from learnlag_jax.control.iteration import Values as Values
+from learnlag_jax.control.iteration import solve_mdp as solve_mdp
+from learnlag_jax.control.learning import Learned as Learned
+from learnlag_jax.control.learning import q_learning as q_learning
+from learnlag_jax.control.mdp import MDP as MDP
+from learnlag_jax.control.mdp import mdp_dense as mdp_dense
+from learnlag_jax.control.mdp import mdp_from_gymnasium as mdp_from_gymnasium
+from learnlag_jax.control.mdp import mdp_sparse as mdp_sparse
+from learnlag_jax.control.path import Stationarity as Stationarity
+from learnlag_jax.control.path import costates as costates
+from learnlag_jax.control.path import rollout as rollout
+from learnlag_jax.control.path import stationarity as stationarity
+from learnlag_jax.control.path import total_reward as total_reward
+from learnlag_jax.control.problem import Problem as Problem
+from learnlag_jax.control.problem import hamiltonian as hamiltonian
+from learnlag_jax.control.problem import lagrangian as lagrangian
+from learnlag_jax.control.problem import minimise as minimise
+from learnlag_jax.control.riccati import Regulator as Regulator
+from learnlag_jax.control.riccati import lqr as lqr
+from learnlag_jax.control.trajectory import Trajectory as Trajectory
+from learnlag_jax.control.trajectory import solve as solve
+
+__all__ = [
+    "MDP",
+    "Bounds",
+    "Learned",
+    "Plan",
+    "Problem",
+    "Regulator",
+    "Stationarity",
+    "Trajectory",
+    "Values",
+    "backward_induction",
+    "bellman",
+    "bounds",
+    "costates",
+    "greedy",
+    "hamiltonian",
+    "lagrangian",
+    "lqr",
+    "mdp_dense",
+    "mdp_from_gymnasium",
+    "mdp_sparse",
+    "minimise",
+    "q_learning",
+    "rollout",
+    "solve",
+    "solve_mdp",
+    "stationarity",
+    "total_reward",
+]

@@ -1,0 +1,144 @@
+"""The Bellman operator and what it proves: greedy policies, and bounds that hold at any v whatever.
+
+    (T v)(s) = max_a r(s, a) + discount sum_s' P(s' | s, a) v(s')     (eq. 19)
+
+With d = T v - v, applying T again moves the values by at most discount x (row sum) x d, so summing the geometric series
+encloses the fixed point (MacQueen, Porteus):
+
+    T v + kappa(min d) <= V* <= T v + kappa(max d),   kappa(x) = x g / (1 - g),  g = discount x row sum,
+
+the row sum being the smallest or the largest, whichever widens the bound. The greedy policy's own value obeys the same lower
+bound. A further term covers the rounding of T v itself, so that bounds stay bounds when they meet.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.control.mdp import MDP, Dense, action_values
+from learnlag_jax.vocabulary import Array
+
+
+class Bounds(NamedTuple):
+    """Lower and upper bounds on the optimal values, [S] each.
+
+    Example:
+        >>> from learnlag_jax.control import Bounds
+        >>> Bounds(lower=0.0, upper=1.0).upper
+        1.0
+    """
+
+    lower: Array
+    upper: Array
+
+
+def bellman(mdp: MDP) -> Callable:
+    """The Bellman operator as a function of values.
+
+        (T v)(s) = max_a r(s, a) + discount sum_s' P(s' | s, a) v(s')     (eq. 19)
+
+    Args:
+        mdp: the process.
+
+    Returns:
+        `T(v)`, [S] -> [S]: a contraction by discount x largest row sum in the maximum norm; V* is its fixed point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import bellman, mdp_dense
+        >>> T = bellman(mdp_dense(jnp.ones((1, 1, 1)), jnp.ones((1, 1)), 0.5))
+        >>> T(jnp.array([2.0])).tolist()
+        [2.0]
+
+    Reference: MATH.md section 5, eq. 18-19.
+    """
+
+    def T(v):
+        _values(mdp, v)
+        return jnp.max(action_values(mdp, v), 1)
+
+    return T
+
+
+def greedy(mdp: MDP, v: Array) -> Array:
+    """The actions that look best when the future is worth v.
+
+        pi(s) = argmax_a r(s, a) + discount sum_s' P(s' | s, a) v(s')     (eq. 20)
+
+    Args:
+        mdp: the process.
+        v: [S] values.
+
+    Returns:
+        [S] int32 actions; the first of equals; never an action that is not available.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import greedy, mdp_dense
+        >>> greedy(mdp_dense(jnp.ones((1, 2, 1)), jnp.array([[0.0, 1.0]]), 0.5), jnp.zeros(1)).tolist()
+        [1]
+
+    Reference: MATH.md section 5, eq. 20.
+    """
+    _values(mdp, v)
+    return jnp.argmax(action_values(mdp, v), 1).astype(jnp.int32)
+
+
+def bounds(mdp: MDP, v: Array) -> Bounds:
+    """Bounds on the optimal values from any guess v.
+
+        T v + kappa(min(T v - v)) <= V* <= T v + kappa(max(T v - v)),   kappa(x) = x g / (1 - g)
+
+    Args:
+        mdp: the process.
+        v: [S] any values; the nearer to V* up to a constant, the tighter the bounds.
+
+    Returns:
+        A `Bounds`; they contain V* in exact arithmetic and, thanks to a rounding term, in floating point.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import bounds, mdp_dense
+        >>> low, high = bounds(mdp_dense(jnp.ones((1, 1, 1)), jnp.ones((1, 1)), 0.5), jnp.zeros(1))
+        >>> round(float(low[0]), 4), round(float(high[0]), 4)  # one state: exact at once
+        (2.0, 2.0)
+
+    Reference: MATH.md section 5; Puterman, Markov Decision Processes, 6.6.
+    """
+    return enclosed(mdp, v, bellman(mdp)(v))
+
+
+def enclosed(mdp: MDP, v: Array, Tv: Array) -> Bounds:
+    """The bounds, from v and T v."""
+    d = Tv - v
+    slack = rounding(mdp, v)
+    lower = Tv + _series(mdp, jnp.min(d) - slack, downward=True) - slack
+    upper = Tv + _series(mdp, jnp.max(d) + slack, downward=False) + slack
+    return Bounds(lower, upper)
+
+
+def _series(mdp: MDP, x: Array, *, downward: bool) -> Array:
+    """kappa(x) with the row sum that widens the bound."""
+    outward = x <= 0 if downward else x >= 0
+    g = mdp.discount * jnp.where(outward, mdp.mass[1], mdp.mass[0])
+    factor = jnp.where(g < 1, g / (1 - g), jnp.inf)
+    return jnp.where(x == 0, jnp.zeros_like(x), x * factor)
+
+
+def rounding(mdp: MDP, v: Array) -> Array:
+    """A bound on the rounding error of one T v: (terms + 2) eps (largest reward + g largest value)."""
+    eps = jnp.finfo(v.dtype).eps
+    terms = v.shape[0] if isinstance(mdp.transition, Dense) else mdp.transition.probability.shape[-1]
+    finite = jnp.where(jnp.isfinite(mdp.reward), jnp.abs(mdp.reward), 0)
+    size = jnp.max(finite) + mdp.discount * mdp.mass[1] * jnp.max(jnp.abs(v))
+    return jnp.asarray((terms + 2) * eps, v.dtype) * size
+
+
+def _values(mdp: MDP, v) -> None:
+    """Shape and dtype of v at the door."""
+    checks.shape(v, (mdp.reward.shape[0],), "v")
+    same = jnp.result_type(v) == mdp.reward.dtype
+    expected = f"{mdp.reward.dtype}, as in the rewards"
+    checks.require(same, "v", checks.describe(v), expected, "cast v", checks.DTypeError)

@@ -1,0 +1,271 @@
+"""Markov decision processes: how rewards and transitions are held, built and checked.
+
+    V(s) = max_a r(s, a) + discount * sum_s' P(s' | s, a) V(s')     (eq. 19)
+
+An action that is not available in a state has reward -inf. Where an episode may end, the row of P sums to less than
+one: what is missing is the chance to end, and nothing is earned after it (terminal states do not bootstrap).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import checks
+from learnlag_jax.vocabulary import Array
+
+ROW_TOLERANCE = 1e-6
+
+
+class Dense(NamedTuple):
+    """P[s, a, s']: every transition held."""
+
+    probability: Array
+
+
+class Sparse(NamedTuple):
+    """Successor lists: from (s, a) to successor[s, a, j] with probability[s, a, j]; padding has probability 0."""
+
+    successor: Array
+    probability: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MDP:
+    """A Markov decision process with finitely many states and actions; a pytree, so it goes through `jit` and `vmap`.
+
+    Attributes:
+        reward: [S, A] expected reward; -inf where the action is not available.
+        transition: how P is held: `Dense` or `Sparse`.
+        discount: scalar in [0, 1].
+        mass: [2], smallest and largest row sum of P over the available actions; below 1 where episodes end.
+
+    Build one with `mdp_dense`, `mdp_sparse` or `mdp_from_gymnasium`, which check the numbers.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import mdp_dense
+        >>> mdp_dense(jnp.ones((1, 2, 1)), jnp.array([[0.0, 1.0]]), 0.5).reward.shape
+        (1, 2)
+
+    Reference: MATH.md section 5, eq. 19.
+    """
+
+    reward: Array
+    transition: Any
+    discount: Array
+    mass: Array
+
+
+def mdp_dense(P, R, discount, *, ends: bool = False) -> MDP:
+    """A Markov decision process from a full transition array.
+
+    Args:
+        P: [S, A, S] probabilities P[s, a, s'] of the next state; rows sum to one.
+        R: [S, A] expected rewards; -inf marks an action that is not available.
+        discount: in [0, 1); 1 only where every row ends with positive chance.
+        ends: allow rows that sum to less than one; the missing mass ends the episode.
+
+    Returns:
+        An `MDP` in the common dtype of P and R.
+
+    Raises:
+        InputError: names the first state and action with a negative, NaN or infinite probability, a wrong row sum, or a
+            NaN or +inf reward; a state without available actions; a discount outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import mdp_dense, solve_mdp
+        >>> stay = mdp_dense(jnp.ones((1, 1, 1)), jnp.ones((1, 1)), 0.9)
+        >>> round(float(solve_mdp(stay, tol=1e-9).value[0]), 6)
+        10.0
+
+    Reference: MATH.md section 5, eq. 19.
+    """
+    checks.shape(P, ("S", "A", "S"), "P")
+    P, R, discount = _common(P, R, discount)
+    checks.shape(R, P.shape[:2], "R")
+    _check_numbers(P, R, ends)
+    return _built(R, Dense(P), discount)
+
+
+def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MDP:
+    """A Markov decision process from lists of successors: memory and time grow with the transitions that exist.
+
+    Args:
+        successor: [S, A, K] integers in 0 .. S - 1; unused entries may hold any state.
+        probability: [S, A, K]; unused entries 0; rows sum to one.
+        R: [S, A] expected rewards; -inf marks an action that is not available.
+        discount: in [0, 1); 1 only where every row ends with positive chance.
+        ends: allow rows that sum to less than one; the missing mass ends the episode.
+
+    Returns:
+        An `MDP`.
+
+    Raises:
+        InputError: as `mdp_dense`; and names the first successor outside 0 .. S - 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import mdp_sparse, solve_mdp
+        >>> ring = mdp_sparse(jnp.array([[[1]], [[0]]]), jnp.ones((2, 1, 1)), jnp.array([[1.0], [0.0]]), 0.5)
+        >>> [round(float(v), 6) for v in solve_mdp(ring, tol=1e-9).value]
+        [1.333333, 0.666667]
+
+    Reference: MATH.md section 5, eq. 19.
+    """
+    probability, R, discount = _common(probability, R, discount)
+    checks.shape(probability, ("S", "A", "K"), "probability")
+    checks.shape(successor, probability.shape, "successor")
+    checks.shape(R, probability.shape[:2], "R")
+    integral = jnp.issubdtype(jnp.result_type(successor), jnp.integer)
+    checks.require(
+        integral, "successor", checks.describe(successor), "integers", "pass state indices", checks.DTypeError
+    )
+    if not checks.is_traced(successor):
+        index = np.asarray(successor)
+        bad = np.argwhere((index < 0) | (index >= len(R)))
+        got = "" if not len(bad) else f"{index[tuple(bad[0])]} at (state, action, entry) {tuple(map(int, bad[0]))}"
+        checks.require(not len(bad), "successor", got, f"states 0 .. {len(R) - 1}", "give every successor a state")
+    _check_numbers(probability, R, ends)
+    return _built(R, Sparse(jnp.asarray(successor, jnp.int32), probability), discount)
+
+
+def mdp_from_gymnasium(environment, discount, *, dtype=None) -> MDP:
+    """A Markov decision process from a gymnasium toy-text table; terminal transitions do not bootstrap.
+
+    Args:
+        environment: an unwrapped environment with a table `P[s][a] = [(probability, s', reward, terminated), ...]`, or
+            that table itself.
+        discount: in [0, 1).
+        dtype: of the arrays; JAX's default float if left out.
+
+    Returns:
+        An `MDP` with sparse transitions; the mass of terminated transitions is missing from the rows.
+
+    Raises:
+        InputError: as `mdp_sparse`; and if the full rows, ends included, do not sum to one.
+
+    Example:
+        >>> from learnlag_jax.control import mdp_from_gymnasium, solve_mdp
+        >>> table = {0: {0: [(0.5, 0, 0.0, False), (0.5, 1, 1.0, True)]}, 1: {0: [(1.0, 1, 0.0, True)]}}
+        >>> [round(float(v), 6) for v in solve_mdp(mdp_from_gymnasium(table, 0.5), tol=1e-9).value]
+        [0.666667, 0.0]
+
+    Reference: MATH.md section 5, eq. 19.
+    """
+    table: Any = environment if isinstance(environment, Mapping) else getattr(environment, "P", None)
+    ok = isinstance(table, Mapping) and len(table)
+    checks.require(ok, "environment", type(environment).__name__, "a table P[s][a]", "pass environment.unwrapped")
+    S, A = len(table), max(len(actions) for actions in table.values())
+    K = max(len(outcomes) for actions in table.values() for outcomes in actions.values())
+    successor, probability = np.zeros((S, A, K), np.int32), np.zeros((S, A, K))
+    whole, reward = np.zeros((S, A, K)), np.full((S, A), -np.inf)
+    for s, actions in table.items():
+        for a, outcomes in actions.items():
+            for j, (chance, after, _, ended) in enumerate(outcomes):
+                successor[s, a, j], whole[s, a, j] = after, chance
+                probability[s, a, j] = 0.0 if ended else chance
+            reward[s, a] = sum(chance * gain for chance, _, gain, _ in outcomes)
+    _check_numbers(whole, reward, ends=False)
+    dtype = jnp.dtype(dtype or jnp.result_type(float))
+    return mdp_sparse(successor, probability.astype(dtype), reward.astype(dtype), discount, ends=True)
+
+
+def _common(P, R, discount):
+    """P, R and the discount in the widest floating dtype of P and R."""
+    kinds = [np.dtype(jnp.result_type(x)) for x in (P, R) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    dtype = np.result_type(*kinds) if kinds else jnp.result_type(float)
+    dtype = dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+    if not isinstance(P, jax.Array):
+        P = np.asarray(P)
+    checks.require(jnp.ndim(discount) == 0, "discount", checks.describe(discount), "a scalar", "vmap over discounts")
+    if not checks.is_traced(discount):
+        checks.require(0 <= discount <= 1, "discount", discount, "0 <= discount <= 1", "rescale time or rewards")
+    return jnp.asarray(P, dtype), jnp.asarray(R, dtype), jnp.asarray(discount, dtype)
+
+
+def _first(bad: np.ndarray, values: np.ndarray) -> str:
+    """The first offending entry, by state and action."""
+    where = np.argwhere(bad)
+    if not len(where):
+        return ""
+    index: tuple[int, ...] = tuple(map(int, where[0]))
+    rest = "" if len(index) <= 2 else f", entry {index[2]}"
+    action = "" if len(index) < 2 else f", action {index[1]}"
+    return f"{values[index]} at state {index[0]}{action}{rest}"
+
+
+def _check_numbers(P, R, ends: bool) -> None:
+    """Host gate: probabilities and rewards, named by state and action."""
+    if checks.is_traced(P, R):
+        return
+    P, R = np.asarray(P), np.asarray(R)
+    can = -np.inf < R
+    bad = np.isnan(R) | (np.inf == R)
+    checks.require(not bad.any(), "R", _first(bad, R), "finite rewards, or -inf where not available", "fix the reward")
+    checks.require(
+        can.any(),
+        "R",
+        "-inf for every state and action",
+        "at least one available action a state",
+        "give finite rewards",
+    )
+    empty = ~can.any(1)
+    got = _first(empty, np.full(len(R), "no available action"))
+    checks.require(not empty.any(), "R", got, "at least one available action a state", "add an action, if only to stay")
+    wrong = (~np.isfinite(P) | (P < 0)) & can[..., None]
+    checks.require(not wrong.any(), "P", _first(wrong, P), "probabilities in [0, 1]", "fix the entry")
+    total = np.where(can, P.sum(-1, where=can[..., None], dtype=np.float64), 1.0)
+    off = np.asarray((total > 1 + ROW_TOLERANCE) | (total < (0 if ends else 1 - ROW_TOLERANCE)))
+    remedy = "normalise the row, or pass ends=True if missing mass ends the episode"
+    checks.require(not off.any(), "P", _first(off, total), "rows that sum to 1", remedy)
+
+
+def _built(R: Array, transition, discount: Array) -> MDP:
+    """Measure the row sums over available actions; refuse an endless undiscounted problem."""
+    can = -jnp.inf < R
+    probability = jnp.where(can[..., None], transition.probability, 0)
+    transition = transition._replace(probability=probability)
+    total = jnp.sum(probability, -1)
+    low, high = jnp.min(jnp.where(can, total, jnp.inf)), jnp.max(total)
+    if not checks.is_traced(high, discount):
+        reach = float(discount) * float(high)
+        checks.require(
+            reach < 1 or float(high) == 0,
+            "discount",
+            f"{float(discount)} with rows that sum to {float(high):.6g}",
+            "discount x row sum < 1, so that values are finite",
+            "lower the discount, or use average_reward",
+        )
+    return MDP(R, transition, discount, jnp.stack([low, high]))
+
+
+def expected(mdp: MDP, v: Array) -> Array:
+    """[S, A]: the expected value of the next state."""
+    if isinstance(mdp.transition, Dense):
+        S, A, _ = mdp.transition.probability.shape
+        return (mdp.transition.probability.reshape(S * A, -1) @ v).reshape(S, A)
+    return jnp.sum(mdp.transition.probability * v[mdp.transition.successor], -1)
+
+
+def action_values(mdp: MDP, v: Array) -> Array:
+    """Q(s, a) = r(s, a) + discount E v(s'): [S, A]."""
+    return mdp.reward + mdp.discount * expected(mdp, v)
+
+
+def under(mdp: MDP, policy: Array):
+    """The process under a policy: its reward [S], and v -> discount P_pi v."""
+
+    def pick(x):
+        return jnp.take_along_axis(x, policy.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
+
+    if isinstance(mdp.transition, Dense):
+        matrix = mdp.discount * pick(mdp.transition.probability)
+        return pick(mdp.reward), lambda v: matrix @ v
+    successor, weight = pick(mdp.transition.successor), mdp.discount * pick(mdp.transition.probability)
+    return pick(mdp.reward), lambda v: jnp.sum(weight * v[successor], -1)

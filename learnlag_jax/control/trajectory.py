@@ -1,0 +1,197 @@
+"""Optimal trajectories by Newton's method on the Lagrangian (eq. 9) in states, actions and costates at once.
+
+Any guess of the states will do as a start (multiple shooting). Answers are differentiable with respect to s0, theta and
+active bounds: stationarity = 0 is differentiated, and the same Riccati factors solve for the response.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import checks, trees
+from learnlag_jax.control.model import free_actions, linear_response, masked, model_at, projected, rolled
+from learnlag_jax.control.newton import Options, newton
+from learnlag_jax.control.path import stationarity
+from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, path_length
+from learnlag_jax.control.riccati import Quadratic, sweep
+from learnlag_jax.vocabulary import Array, PyTree, Status
+
+
+class Trajectory(NamedTuple):
+    """An optimal path with what proves it.
+
+    Attributes:
+        value: the total reward of the actions (scalar).
+        residual: the largest entry of `stationarity` at the answer (projected on the bounds, if any).
+        status: `Status`, int32.
+        steps: Newton iterations.
+        states, actions, costates: paths with leading axes n + 1, n and n + 1, like s0, actions0 and s0.
+        K: [n, m, d] feedback gains of the ravelled problem: near the path the best action is a_k + K_k (s - s_k).
+        pivot: the smallest pivot of the reduced Hessian (of minus the reward): positive at a strict local maximum of the
+            reward, negative where the path is stationary but a saddle.
+
+    Example:
+        >>> from learnlag_jax.control import Trajectory
+        >>> Trajectory._fields[:4]
+        ('value', 'residual', 'status', 'steps')
+    """
+
+    value: Array
+    residual: Array
+    status: Array
+    steps: Array
+    states: PyTree
+    actions: PyTree
+    costates: PyTree
+    K: Array
+    pivot: Array
+
+
+def solve(
+    problem: Problem,
+    s0: PyTree,
+    actions0: PyTree,
+    theta: PyTree = None,
+    *,
+    states0: PyTree | None = None,
+    lower: PyTree | None = None,
+    upper: PyTree | None = None,
+    tol: float | None = None,
+    max_steps: int = 200,
+) -> Trajectory:
+    """The actions that make the total reward stationary and locally largest, with costates and proof.
+
+        maximise J (eq. 8):  dL/ds = 0, dL/da = 0, dL/dlambda = 0 for L of eq. 9
+
+    Args:
+        problem: reward, dynamics and terminal reward, twice differentiable.
+        s0: first state, a pytree of real arrays.
+        actions0: a guess of the actions, leading axis n >= 1.
+        theta: parameters; the answer may be differentiated by them.
+        states0: a guess of the states, leading axis n + 1, that need not satisfy the dynamics; the rollout of
+            `actions0` if left out.
+        lower, upper: bounds on each action, pytrees like one action or like `actions0` (scalars broadcast).
+        tol: largest residual, relative to 1 + the largest costate (action part) or state (gaps); by default eps^(2/3).
+        max_steps: limit on Newton iterations.
+
+    Returns:
+        A `Trajectory`. Its paths are differentiable, forward and reverse, with respect to `s0`, `theta` and active
+        bounds, through stationarity = 0 and the same Riccati factors; the starting guesses have derivative zero. Where
+        the status is a failure the derivatives are NaN.
+
+    Raises:
+        InputError: shapes or structures that do not fit; lower > upper.
+        Statuses: acceptable (at the rounding floor), max_steps, line_search_failed, stagnated, nonfinite_input,
+            nonfinite_function, nonfinite_derivative (the last three fill the paths with NaN).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.control import Problem, solve
+        >>> problem = Problem(
+        ...     lambda s, a, k, theta: -(s**2) - a**2, lambda s, a, k, theta: s + a, lambda s, theta: -(s**2))
+        >>> answer = solve(problem, jnp.array(1.0), jnp.zeros(20))
+        >>> int(answer.status), round(float(answer.costates[0]), 6)  # -2 x golden ratio
+        (0, -3.236068)
+
+    Reference: MATH.md section 5, eq. 9-15; Bertsekas, Projected Newton Methods (1982), for the bounds.
+    """
+    horizon(actions0, "actions0")
+    checks.floating(s0, "s0")
+    s0 = jax.tree.map(jnp.asarray, s0)
+    if states0 is not None:
+        path_length(states0, actions0)
+        checks.same_structure(at(states0, 0), s0, "states0[0]", "s0")
+    low, high = (_bound(x, actions0, name, s) for x, name, s in ((lower, "lower", -1), (upper, "upper", 1)))
+    leaf, action = jax.tree.leaves(s0)[0], jax.tree.leaves(actions0)[0]
+    same = {jnp.result_type(x) for x in jax.tree.leaves((s0, actions0))} == {jnp.result_type(leaf)}
+    like = f"{leaf.dtype}, as in s0"
+    checks.require(same, "actions0", checks.describe(action), like, "cast states and actions alike", checks.DTypeError)
+    eps = float(jnp.finfo(leaf.dtype).eps)
+    options = Options(eps ** (2 / 3) if tol is None else tol, max_steps)
+    return _solve(problem, options, s0, actions0, states0, low, high, theta)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high, theta) -> Trajectory:
+    """The answer, with its proof evaluated apart from the iteration; compiled once for each problem and shape."""
+    vector = lambda tree: trees.ravel(tree)[0]
+    x0, fold_s = trees.ravel(s0)
+    _, fold_a = trees.ravel(at(actions0, 0))
+    flat = _flat(checked(problem), fold_s, fold_a)
+    U0, low, high = (jax.vmap(vector)(a) for a in (actions0, low, high))
+    X0 = rolled(flat, x0, U0, theta) if states0 is None else jax.vmap(vector)(states0)
+    X, U, costates, status, steps = _path(flat, options, x0, X0, U0, low, high, theta)
+    rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
+    value = jnp.asarray(flat.terminal(X[-1], theta), rewards.dtype) + jnp.sum(rewards)
+    parts = stationarity(flat, x0, X, U, costates, theta)
+    residual = trees.max_abs(parts._replace(action=projected(U, parts.action, low, high)))
+    model = model_at(flat, X, U, theta)
+    free = free_actions(U, model.slope, low, high)
+    _, _, _, K, _, pivots = sweep(masked(model.stages, free), model.Qn, model.qn, jnp.zeros((), x0.dtype))
+    paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(costates)
+    return Trajectory(value, residual, status, steps, *paths, K, jnp.min(pivots))
+
+
+def _flat(p: Problem, fold_s, fold_a) -> Problem:
+    """The problem on ravelled states and actions."""
+    return Problem(
+        lambda x, u, k, theta: p.reward(fold_s(x), fold_a(u), k, theta),
+        lambda x, u, k, theta: trees.ravel(p.dynamics(fold_s(x), fold_a(u), k, theta))[0],
+        lambda x, theta: p.terminal(fold_s(x), theta),
+    )
+
+
+def _bound(x, actions: PyTree, name: str, sign: int) -> PyTree:
+    """The bound as a path like the actions; infinite if not given."""
+    if x is None:
+        return jax.tree.map(lambda a: jnp.full_like(a, sign * jnp.inf), actions)
+    if len(jax.tree.leaves(x)) == 1 and jnp.ndim(jax.tree.leaves(x)[0]) == 0:
+        return jax.tree.map(lambda a: jnp.full_like(a, jax.tree.leaves(x)[0]), actions)
+    same = jax.tree.structure(x) == jax.tree.structure(actions)
+    checks.require(same, name, jax.tree.structure(x), f"{jax.tree.structure(actions)}", "pass a pytree like one action")
+
+    def spread(b, a):
+        b = jnp.asarray(b, a.dtype)
+        return jnp.broadcast_to(b if b.ndim == a.ndim else b[None], a.shape)
+
+    return jax.tree.map(spread, x, actions)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _path(p: Problem, options: Options, x0, X0, U0, low, high, theta):
+    """States, actions, costates, status and steps; differentiated by the rule below."""
+    return newton(p, options, x0, X0, U0, low, high, theta)
+
+
+@_path.defjvp
+def _path_jvp(p: Problem, options: Options, primals, tangents):
+    """Differentiate stationarity = 0: the Riccati factors at the solution, applied to the tangents of the residual."""
+    x0, X0, U0, low, high, theta = primals
+    dx0, _, _, dlow, dhigh, dtheta = tangents
+    answer = _path(p, options, x0, X0, U0, low, high, theta)
+    X, U, costates, status, _ = answer
+
+    def residual(x0, theta):
+        return stationarity(p, x0, X, U, costates, theta)
+
+    _, moved = jax.jvp(residual, (x0, theta), (dx0, dtheta))
+    model = model_at(p, X, U, theta)
+    free = free_actions(U, model.slope, low, high)
+    pinned = jnp.where(free > 0, 0.0, jnp.where(high <= U, dhigh, dlow))
+    along = lambda matrix, vector: (matrix @ vector[..., None])[..., 0]
+    tangent = Quadratic(
+        *model.stages[:5],
+        q=along(model.stages.M, pinned) - moved.costate[:-1],
+        r=along(model.stages.R, pinned) - moved.action,
+        c=along(model.stages.B, pinned) + moved.dynamics[1:],
+    )
+    dX, dU, dcostates = linear_response(masked(tangent, free), model, moved.dynamics[0], -moved.costate[-1])
+    solved = (status == Status.converged) | (status == Status.acceptable)
+    # a factor, not a `where`, so that the transpose is NaN as well
+    factor = jnp.where(solved, 1.0, jnp.nan).astype(X.dtype)
+    dX, dU, dcostates = trees.scale(factor, (dX, dU + pinned, dcostates))
+    none = lambda x: np.zeros(jnp.shape(x), jax.dtypes.float0)
+    return answer, (dX, dU, dcostates, none(answer[3]), none(answer[4]))
