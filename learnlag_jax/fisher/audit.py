@@ -30,6 +30,12 @@ class Run(NamedTuple):
         positions: parameters before every step and after the last, leading axis n + 1.
         gradients: loss gradients at the first n positions, leading axis n.
         losses: (n,), the loss of each batch before its step.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher import Run
+        >>> Run(jnp.zeros((3, 2)), jnp.ones((2, 2)), jnp.ones(2)).losses.shape
+        (2,)
     """
 
     positions: PyTree
@@ -47,6 +53,11 @@ class Audit(NamedTuple):
         correction: the part from bias correction, a rescaling of eta.
         learning_rate: eta, given or fitted.
         relative: RMS of `residual` over the run: 0 stationary, about 1 when no step is explained.
+
+    Example:
+        >>> from learnlag_jax.fisher import Audit
+        >>> Audit._fields
+        ('residual', 'unexplained', 'drift', 'correction', 'learning_rate', 'relative')
     """
 
     residual: Array
@@ -143,7 +154,11 @@ def audit(
     ratio = (c[:-1] / c[1:])[:, None]
     explained = b1 * ratio * mass[:-1] / mass[1:] * previous - current
     pull = (1 - b1) * force
-    eta = jnp.sum(explained * pull / c[1:, None]) / jnp.sum((pull / c[1:, None]) ** 2) if learning_rate is None else learning_rate
+    eta = (
+        jnp.sum(explained * pull / c[1:, None]) / jnp.sum((pull / c[1:, None]) ** 2)
+        if learning_rate is None
+        else learning_rate
+    )
     eta = jnp.asarray(eta, kind)
     residual = current - b1 * previous + eta * pull
     drift = b1 * ratio * (mass[:-1] / mass[1:] - 1) * previous

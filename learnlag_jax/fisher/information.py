@@ -127,7 +127,9 @@ def _damped(F, damping):
 
 @_damped.register
 def _(F: operators.FullFisher, damping):
-    return operators.FullFisher(F.matrix + _ridge(F, damping) * jnp.eye(F.matrix.shape[0], dtype=F.matrix.dtype), F.point)
+    return operators.FullFisher(
+        F.matrix + _ridge(F, damping) * jnp.eye(F.matrix.shape[0], dtype=F.matrix.dtype), F.point
+    )
 
 
 @_damped.register

@@ -126,7 +126,9 @@ class DiagonalFisher(Operator):
         largest = trees.max_abs(self.values)
 
         def leaf(d):
-            return spectral_power(d, exponent, (trees.size(self.values) * jnp.finfo(d.dtype).eps * largest).astype(d.dtype))
+            return spectral_power(
+                d, exponent, (trees.size(self.values) * jnp.finfo(d.dtype).eps * largest).astype(d.dtype)
+            )
 
         return DiagonalFisher(jax.tree.map(leaf, self.values), self.point)
 
@@ -260,7 +262,9 @@ def lanczos(mv: Callable, v: Array, steps: int) -> tuple[Array, Array, Array]:
     def normalised(x, floor):
         length = jnp.linalg.norm(x)
         live = length > floor
-        return jnp.where(live, x / jnp.where(live, length, jnp.ones_like(length)), jnp.zeros_like(x)), jnp.where(live, length, jnp.zeros_like(length))
+        return jnp.where(live, x / jnp.where(live, length, jnp.ones_like(length)), jnp.zeros_like(x)), jnp.where(
+            live, length, jnp.zeros_like(length)
+        )
 
     def step(k, carry):
         q, alpha, beta, scale = carry

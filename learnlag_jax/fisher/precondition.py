@@ -28,6 +28,12 @@ class FisherState(NamedTuple):
         count: int32, steps taken.
         mu: running mean of the gradients, like the parameters.
         nu: running second moment per coordinate, like the parameters, real, float32 at least.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher import scale_by_fisher
+        >>> int(scale_by_fisher().init(jnp.zeros(2)).count)
+        0
     """
 
     count: Array
@@ -48,11 +54,10 @@ def _moment(new: Array, old: Array, decay) -> Array:
     return jnp.asarray(1 - decay, new.dtype) * new + jnp.asarray(decay, new.dtype) * old
 
 
-def _correct(moment: Array, decay, count: Array) -> Array:
-    """moment / (1 - b^k); the power is taken in the widest float so that it does not round to 1."""
+def _correction(decay, count: Array) -> Array:
+    """1 - b^k in the widest float, so that b^k does not round to 1."""
     base = jnp.asarray(decay)
-    base = base.astype(wide_dtype(base))
-    return moment / (1 - jax.lax.pow(base, count)).astype(moment.dtype)
+    return 1 - jax.lax.pow(base.astype(wide_dtype(base)), count)
 
 
 def fisher_power(m: Array, second_moment: Array, exponent, eps) -> Array:
@@ -65,6 +70,7 @@ def fisher_power(m: Array, second_moment: Array, exponent, eps) -> Array:
         1.5
     """
     root = jnp.sqrt(second_moment) + jnp.asarray(eps, second_moment.dtype)
+    root = root.astype(m.dtype)  # a real number even where m is complex
     if isinstance(exponent, (int, float)):
         if exponent == -0.5:
             return m / root
@@ -125,9 +131,11 @@ def scale_by_fisher(
         mu = jax.tree.map(lambda x, m: _moment(x, m, b1), g, state.mu)
         nu = jax.tree.map(lambda x, v: _moment(_square(x), v, b2), g, state.nu)
 
+        c1, c2 = _correction(b1, count), _correction(b2, count)
+
         def direction(m, v, u):
             if bias_correction:
-                m, v = _correct(m, b1, count), _correct(v, b2, count)
+                m, v = m / c1.astype(m.dtype), v / c2.astype(v.dtype)
             return (m if structure == "none" else fisher_power(m, v, exponent, eps)).astype(u.dtype)
 
         return jax.tree.map(direction, mu, nu, updates), FisherState(count, mu, nu)

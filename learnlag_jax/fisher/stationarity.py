@@ -43,6 +43,11 @@ class Stationarity(NamedTuple):
         covariance: sandwich J^-1 K J^-1 / n of the estimator, (P, P), in the order of `trees.ravel`.
         rank: rank of F at rounding.
         status: `converged`; `singular` if J is; `rank_deficient` if F is, for then its inverse is a pseudo-inverse.
+
+    Example:
+        >>> from learnlag_jax.fisher import Stationarity
+        >>> Stationarity._fields[:3]
+        ('residual', 'curvature', 'divergence')
     """
 
     residual: Array
@@ -112,7 +117,7 @@ def stationarity(
     curvature = jnp.sum(inverse * hessian) / size
     divergence = inverse_divergence(lambda theta: information(fold(theta)), flat, inverse, inverse @ score) / size
     mahalanobis = jnp.sum((s @ inverse) * s, axis=1)
-    statistic, standard_error = _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian, inverse)
+    statistic, standard_error = _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian)
     J, K = -hessian, s.T @ s / n
     K = 0.5 * (K + K.T)
     inverse_J = jnp.linalg.inv(J)
@@ -155,23 +160,25 @@ def inverse_divergence(information: Callable, theta: Array, inverse: Array, z: A
     return -jnp.sum(inverse * jacobian.T)
 
 
-def _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian, inverse):
-    """White's test in trace form: c_i = tr(F^-1 (s_i s_i' + Hess_i)) / P has mean 0 under the model.
+def _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian):
+    """White's test in trace form: c_i = tr(J^-1 (s_i s_i' + Hess_i)) / P has mean penalty / P - 1, zero under the model.
 
-    The mean at the fitted theta moves with theta, hence c_i - grad(mean c) . H^-1 s_i in the variance.
+    The weight is J^-1, not F^-1: the outer product in F is correlated with what is tested, which spoils the size in
+    small samples. The mean at the fitted theta moves with theta, hence c_i - grad(mean c) . H^-1 s_i in the variance.
     """
     size, n = flat.size, s.shape[0]
-    root = matrix_power(inverse, 0.5).astype(flat.dtype)
+    weight, directions = jnp.linalg.eigh(-jnp.linalg.inv(hessian))
+    weight, directions = weight.astype(flat.dtype), directions.T.astype(flat.dtype)
 
     def indicator(theta, example):
         def log_prob_flat(t):
             return log_prob(fold(t), example)
 
-        def curvature(direction):
-            return jax.jvp(lambda t: jax.jvp(log_prob_flat, (t,), (direction,))[1], (theta,), (direction,))[1]
+        def curvature(u):
+            return jax.jvp(lambda t: jax.jvp(log_prob_flat, (t,), (u,))[1], (theta,), (u,))[1]
 
         score = jax.grad(log_prob_flat)(theta)
-        return (jnp.sum((root @ score) ** 2) + jnp.sum(jax.vmap(curvature)(root))) / size
+        return jnp.sum(weight * ((directions @ score) ** 2 + jax.vmap(curvature)(directions))) / size
 
     def mean_indicator(theta):
         return jnp.mean(jax.vmap(indicator, (None, 0))(theta, batch))
