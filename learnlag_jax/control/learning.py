@@ -5,6 +5,7 @@
 Only samples of s' are used. Where the missing mass of a row strikes, the episode ends: no bootstrap, and a fresh start.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -90,16 +91,24 @@ def q_learning(
     for name, chance in (("explore", explore), ("restart", restart)):
         if not checks.is_traced(chance):
             checks.require(0 <= chance <= 1, name, chance, "a probability", "choose it in [0, 1]")
+    dtype, shape = mdp.reward.dtype, mdp.reward.shape
+    Q0 = jnp.zeros(shape, dtype) if Q0 is None else jnp.asarray(Q0, dtype)
+    checks.shape(Q0, shape, "Q0")
+    numbers = (jnp.asarray(x, dtype) for x in (rate, explore, restart, tol))
+    return _learn(key, mdp, Q0, *numbers, steps=steps)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _learn(key, mdp: MDP, Q0, rate, explore, restart, tol, *, steps: int) -> Learned:
     dtype, (S, A) = mdp.reward.dtype, mdp.reward.shape
     can = mdp.reward > -jnp.inf
-    Q0 = jnp.zeros((S, A), dtype) if Q0 is None else jnp.asarray(Q0, dtype)
-    checks.shape(Q0, (S, A), "Q0")
     options = jnp.sum(can, 1)
     ordered = jnp.argsort(~can, axis=1, stable=True)
 
-    def step(carry, key):
-        Q, visits, s = carry
-        draw = jax.random.uniform(key, (6,), dtype)
+    def step(carry, _):
+        Q, visits, s, key = carry
+        key, now = jax.random.split(key)
+        draw = jax.random.uniform(now, (5,), dtype)
         any_action = ordered[s, (draw[0] * options[s].astype(dtype)).astype(jnp.int32)]
         a = jnp.where(draw[1] < explore, any_action, jnp.argmax(Q[s])).astype(jnp.int32)
         s_next, ended = _sample(mdp, s, a, draw[2])
@@ -107,10 +116,10 @@ def q_learning(
         alpha = 1 / (1 + rate * visits[s, a].astype(dtype))
         Q = Q.at[s, a].add(alpha * (mdp.reward[s, a] + future - Q[s, a]))
         fresh = jnp.minimum((draw[3] * S).astype(jnp.int32), S - 1)
-        return (Q, visits.at[s, a].add(1), jnp.where(ended | (draw[4] < restart), fresh, s_next)), None
+        return (Q, visits.at[s, a].add(1), jnp.where(ended | (draw[4] < restart), fresh, s_next), key), None
 
-    first = (jnp.where(can, Q0, -jnp.inf), jnp.zeros((S, A), jnp.int32), jnp.int32(0))
-    (Q, visits, _), _ = lax.scan(step, first, jax.random.split(key, steps))
+    first = (jnp.where(can, Q0, -jnp.inf), jnp.zeros((S, A), jnp.int32), jnp.int32(0), key)
+    (Q, visits, _, _), _ = lax.scan(step, first, length=steps)
     v = jnp.max(Q, 1)
     enclosure: Bounds = bounds(mdp, v)
     residual = trees.max_abs(jnp.where(can, action_values(mdp, v) - Q, jnp.zeros((), dtype)))

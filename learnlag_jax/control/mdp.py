@@ -189,12 +189,12 @@ def _common(P, R, discount):
     return jnp.asarray(P, dtype), jnp.asarray(R, dtype), jnp.asarray(discount, dtype)
 
 
-def _first(bad: np.ndarray, values: np.ndarray) -> str:
+def _first(bad: Any, values: np.ndarray) -> str:
     """The first offending entry, by state and action."""
     where = np.argwhere(bad)
     if not len(where):
         return ""
-    index: tuple[int, ...] = tuple(map(int, where[0]))
+    index: Any = tuple(map(int, where[0]))
     rest = "" if len(index) <= 2 else f", entry {index[2]}"
     action = "" if len(index) < 2 else f", action {index[1]}"
     return f"{values[index]} at state {index[0]}{action}{rest}"

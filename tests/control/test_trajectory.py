@@ -79,7 +79,10 @@ def test_quadratic_convergence_near_the_solution(float64):
     for steps in (1, 2, 3):
         got = solve(pendulum(), s0, near, theta, tol=1e-15, max_steps=steps)
         errors.append(float(jnp.max(jnp.abs(got.actions - best))))
-    orders = [np.log(after / now) / np.log(now / before) for before, now, after in zip(errors, errors[1:], errors[2:], strict=False)]
+    orders = [
+        np.log(after / now) / np.log(now / before)
+        for before, now, after in zip(errors, errors[1:], errors[2:], strict=False)
+    ]
     assert orders[0] > 1.7, errors
     assert errors[3] < 1e-9, errors
 
