@@ -44,7 +44,9 @@ class Run(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """Stationarity of a run, one entry per interior step k = 2..n, as Euclidean norms relative to the step |v_k| (RMS).
+    """Stationarity of a run, one entry per interior step k = 2..n: Euclidean norms over the RMS impulse |v_k - b1 v_{k-1}|.
+
+    The impulse is what the force has to account for, so 1 means that no part of it was explained, whatever the momentum.
 
     Attributes:
         residual: the whole discrete Euler-Lagrange residual.
@@ -52,7 +54,7 @@ class Audit(NamedTuple):
         drift: the part from the metric's motion, the term -M^-1 (dM/dt) v that every optimiser drops.
         correction: the part from bias correction, a rescaling of eta.
         learning_rate: eta, given or fitted.
-        relative: RMS of `residual` over the run: 0 stationary, about 1 when no step is explained.
+        relative: RMS of `residual` over the run: 0 stationary, 1 when the force explains nothing.
 
     Example:
         >>> from learnlag_jax.fisher import Audit
@@ -163,8 +165,8 @@ def audit(
     residual = current - b1 * previous + eta * pull
     drift = b1 * ratio * (mass[:-1] / mass[1:] - 1) * previous
     correction = b1 * (ratio - 1) * previous + eta * (1 - 1 / c[1:, None]) * pull
-    length = jnp.sqrt(jnp.mean(jnp.sum(current**2, 1)))
-    parts = [jnp.linalg.norm(x, axis=1) / length for x in (residual, residual - drift - correction, drift, correction)]
+    impulse = jnp.sqrt(jnp.mean(jnp.sum((current - b1 * previous) ** 2, 1)))
+    parts = [jnp.linalg.norm(x, axis=1) / impulse for x in (residual, residual - drift - correction, drift, correction)]
     return Audit(*parts, eta, jnp.sqrt(jnp.mean(parts[0] ** 2)))
 
 
