@@ -81,7 +81,7 @@ def _public():
                 yield pytest.param(thing, id=f"{name.removeprefix('learnlag_jax.')}.{public}")
 
 
-@pytest.mark.parametrize("thing", _public())
+@pytest.mark.parametrize("thing", list(_public()))
 def test_public_names_have_a_docstring_with_an_example_that_runs(thing):
     text = inspect.getdoc(thing)
     assert text, "no docstring"
@@ -114,7 +114,7 @@ def _cases():
                 yield pytest.param(*case, id=f"{room}.{name}")
 
 
-@pytest.mark.parametrize("function, arguments", _cases())
+@pytest.mark.parametrize("function, arguments", list(_cases()))
 def test_every_public_function_lowers_for_every_platform(function, arguments):
     exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda", "tpu"))(*arguments)
     assert exported.platforms == ("cpu", "cuda", "tpu")
