@@ -85,12 +85,11 @@ def fit_digits(digits, settings: Settings) -> Fits:
     other = fisher.fisher_information(softmax_log_prob, w, half[0]).power(-1.0)
     s = fisher.scores(softmax_log_prob, w, half[1]).reshape(-1, w.size)
     swapped = float(jnp.mean(jnp.sum((s @ other.dense()) * s, 1)) / (2 * w.size))
-    few = jax.tree.map(lambda a: a[:200], real)
     return Fits(
         evaluate(w, real),
         evaluate(w_simulated, simulated),
-        evaluate(away, few),
-        field_equation(away, few),
+        evaluate(away, real),
+        field_equation(away, real),
         swapped,
         len(x),
     )
