@@ -1,13 +1,16 @@
 """Optimal control and Bellman solvers from one scalar: reward, dynamics and terminal reward as pure functions.
 
 Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `rollout`, `total_reward`, `costates`,
-`stationarity`; optimal paths: `lqr`, `solve`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
-`mdp_from_gymnasium`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`, `q_learning`.
+`stationarity`; optimal paths: `lqr`, `solve`, `mpc_step`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
+`mdp_functions`, `mdp_from_problem`, `mdp_from_gymnasium`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`,
+`average_reward`, `q_learning`.
 
 Reward is maximised. Costates have a leading axis n + 1, and lambda_k = grad V(s_k) on an optimal path. Every answer carries
 its residual; every value of a decision process carries bounds that contain the optimum.
 """
 
+from learnlag_jax.control.average import Gain as Gain
+from learnlag_jax.control.average import average_reward as average_reward
 from learnlag_jax.control.bellman import Bounds as Bounds
 from learnlag_jax.control.bellman import bellman as bellman
 from learnlag_jax.control.bellman import bounds as bounds
@@ -20,7 +23,6 @@ from learnlag_jax.control.learning import Learned as Learned
 from learnlag_jax.control.learning import q_learning as q_learning
 from learnlag_jax.control.mdp import MDP as MDP
 from learnlag_jax.control.mdp import mdp_dense as mdp_dense
-from learnlag_jax.control.mdp import mdp_from_gymnasium as mdp_from_gymnasium
 from learnlag_jax.control.mdp import mdp_sparse as mdp_sparse
 from learnlag_jax.control.path import Stationarity as Stationarity
 from learnlag_jax.control.path import costates as costates
@@ -31,14 +33,19 @@ from learnlag_jax.control.problem import Problem as Problem
 from learnlag_jax.control.problem import hamiltonian as hamiltonian
 from learnlag_jax.control.problem import lagrangian as lagrangian
 from learnlag_jax.control.problem import minimise as minimise
+from learnlag_jax.control.receding import mpc_step as mpc_step
 from learnlag_jax.control.riccati import Regulator as Regulator
 from learnlag_jax.control.riccati import lqr as lqr
+from learnlag_jax.control.sources import mdp_from_gymnasium as mdp_from_gymnasium
+from learnlag_jax.control.sources import mdp_from_problem as mdp_from_problem
+from learnlag_jax.control.sources import mdp_functions as mdp_functions
 from learnlag_jax.control.trajectory import Trajectory as Trajectory
 from learnlag_jax.control.trajectory import solve as solve
 
 __all__ = [
     "MDP",
     "Bounds",
+    "Gain",
     "Learned",
     "Plan",
     "Problem",
@@ -46,6 +53,7 @@ __all__ = [
     "Stationarity",
     "Trajectory",
     "Values",
+    "average_reward",
     "backward_induction",
     "bellman",
     "bounds",
@@ -56,8 +64,11 @@ __all__ = [
     "lqr",
     "mdp_dense",
     "mdp_from_gymnasium",
+    "mdp_from_problem",
+    "mdp_functions",
     "mdp_sparse",
     "minimise",
+    "mpc_step",
     "q_learning",
     "rollout",
     "solve",

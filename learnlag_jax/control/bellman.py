@@ -17,7 +17,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.control.mdp import MDP, Dense, action_values
+from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.operators import action_values, terms
 from learnlag_jax.vocabulary import Array
 
 
@@ -130,10 +131,9 @@ def _series(mdp: MDP, x: Array, *, downward: bool) -> Array:
 def rounding(mdp: MDP, v: Array) -> Array:
     """A bound on the rounding error of one T v: (terms + 2) eps (largest reward + g largest value)."""
     eps = jnp.finfo(v.dtype).eps
-    terms = v.shape[0] if isinstance(mdp.transition, Dense) else mdp.transition.probability.shape[-1]
     finite = jnp.where(jnp.isfinite(mdp.reward), jnp.abs(mdp.reward), 0)
     size = jnp.max(finite) + mdp.discount * mdp.mass[1] * jnp.max(jnp.abs(v))
-    return jnp.asarray((terms + 2) * eps, v.dtype) * size
+    return jnp.asarray((terms(mdp) + 2) * eps, v.dtype) * size
 
 
 def _values(mdp: MDP, v) -> None:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.control.mdp import MDP, action_values, under
+from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.operators import action_values, under
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 

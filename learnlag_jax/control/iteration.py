@@ -1,13 +1,15 @@
-"""Solving Markov decision processes: value iteration and modified policy iteration, stopped by certified bounds.
+"""Solving Markov decision processes, stopped by certified bounds.
 
 Every method repeats: from v, one sweep gives T v, the greedy policy pi and the bounds of `bellman.bounds`; if they are
 tight enough, stop; else improve v. Value iteration takes T v; modified policy iteration goes on with sweeps of T_pi, which
-cost 1/A of a sweep of T, while they still shrink the spread of the increments. The answer is the midpoint of the bounds:
-this midrange correction costs nothing and can save most of the sweeps.
+cost 1/A of a sweep of T, while they still flatten the increments; policy iteration and the Krylov method solve for the value
+of pi, exactly or roughly. The answer is the midpoint of the bounds: this midrange correction costs nothing and can save most
+of the sweeps.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +17,14 @@ from jax import lax
 
 from learnlag_jax import checks, trees
 from learnlag_jax.control.bellman import bellman, enclosed, rounding
-from learnlag_jax.control.mdp import MDP, action_values, under
+from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.operators import action_values, under, under_matrix
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
-METHODS = ("auto", "value_iteration", "modified_policy_iteration")
+METHODS = ("auto", "value_iteration", "modified_policy_iteration", "policy_iteration", "krylov")
 SWEEPS = 20
+KRYLOV_TOLERANCE, KRYLOV_STEPS = 1e-2, 60
+LARGEST_DIRECT = 8192
 
 
 class Values(NamedTuple):
@@ -58,6 +63,7 @@ class _Iterate(NamedTuple):
     floor: Array
     steps: Array
     sweeps: Array
+    slow: Array
 
 
 def solve_mdp(
@@ -69,7 +75,10 @@ def solve_mdp(
 
     Args:
         mdp: the process.
-        method: "value_iteration", "modified_policy_iteration", or "auto" (the latter).
+        method: "value_iteration"; "modified_policy_iteration"; "policy_iteration", with a direct solve of
+            (I - discount P_pi) v = r_pi; "krylov", a Newton step (I - discount P_pi) x = T v - v by BiCGStab to one
+            percent, taken only if it tightens the bounds, else a step of modified policy iteration; "auto", modified policy
+            iteration that turns to Krylov steps where its sweeps mix slowly.
         tol: stop when the largest upper - lower is at most this, in units of the reward.
         max_steps: limit on sweeps of the Bellman operator.
         v0: [S] first guess; zero if left out.
@@ -78,7 +87,7 @@ def solve_mdp(
         A `Values`. The bounds contain V* at any limit on the sweeps.
 
     Raises:
-        InputError: unknown method, tol <= 0, or a v0 of the wrong shape.
+        InputError: unknown method, tol <= 0, a v0 of the wrong shape, or more than 8192 states for a direct solve.
         Statuses: acceptable (bounds as tight as rounding allows, wider than tol), max_steps, nonfinite_input.
 
     Example:
@@ -93,6 +102,9 @@ def solve_mdp(
     """
     checks.require(method in METHODS, "method", repr(method), f"one of {METHODS}", "choose one of them")
     checks.require(max_steps >= 1, "max_steps", max_steps, "at least 1", "allow one sweep")
+    S = mdp.reward.shape[0]
+    small = method != "policy_iteration" or S <= LARGEST_DIRECT
+    checks.require(small, "method", f"policy_iteration on {S} states", f"<= {LARGEST_DIRECT}", 'use method="krylov"')
     if not checks.is_traced(tol):
         checks.require(tol > 0, "tol", tol, "a positive gap", "raise it")
     v0 = jnp.zeros(mdp.reward.shape[0], mdp.reward.dtype) if v0 is None else jnp.asarray(v0, mdp.reward.dtype)
@@ -102,16 +114,13 @@ def solve_mdp(
 
 @functools.partial(jax.jit, static_argnames=("method", "max_steps"))
 def _solve(mdp: MDP, v0: Array, tol: Array, method: str, max_steps: int) -> Values:
-    improve = _value_iteration if method == "value_iteration" else _modified_policy_iteration
+    improve = _IMPROVE[method]
 
     def unfinished(it: _Iterate):
         return (it.gap > jnp.maximum(tol, it.floor)) & (it.steps < max_steps)
 
-    def improved(it: _Iterate):
-        v, sweeps = improve(mdp, it)
-        return _judged(mdp, v, it.steps + 1, it.sweeps + sweeps)
-
-    end = lax.while_loop(unfinished, improved, _judged(mdp, v0, jnp.int32(1), jnp.int32(0)))
+    start = _judged(mdp, v0, jnp.int32(1), jnp.int32(0), jnp.asarray(False))
+    end = lax.while_loop(unfinished, functools.partial(improve, mdp), start)
     lower, upper = enclosed(mdp, end.v, end.Tv)
     value = lower + (upper - lower) / 2
     status = first_failure(
@@ -123,25 +132,28 @@ def _solve(mdp: MDP, v0: Array, tol: Array, method: str, max_steps: int) -> Valu
     return Values(value, residual, status, end.steps, end.policy, lower, upper, end.sweeps)
 
 
-def _judged(mdp: MDP, v: Array, steps, sweeps) -> _Iterate:
+def _judged(mdp: MDP, v: Array, steps, sweeps, slow) -> _Iterate:
     """T v, the greedy policy, and how far apart the bounds are; below `floor` only rounding is left."""
     Q = action_values(mdp, v)
     Tv = jnp.max(Q, 1)
     lower, upper = enclosed(mdp, v, Tv)
     floor = 4 * rounding(mdp, v) / (1 - mdp.discount * mdp.mass[1])
-    return _Iterate(v, Tv, jnp.argmax(Q, 1).astype(jnp.int32), jnp.max(upper - lower), floor, steps, sweeps)
+    return _Iterate(v, Tv, jnp.argmax(Q, 1).astype(jnp.int32), jnp.max(upper - lower), floor, steps, sweeps, slow)
 
 
-def _value_iteration(mdp: MDP, it: _Iterate):
-    del mdp
-    return it.Tv, jnp.int32(0)
+def _next(mdp: MDP, it: _Iterate, v: Array, sweeps, slow: Any = False) -> _Iterate:
+    return _judged(mdp, v, it.steps + 1, it.sweeps + jnp.int32(sweeps), jnp.asarray(slow))
+
+
+def _value_iteration(mdp: MDP, it: _Iterate) -> _Iterate:
+    return _next(mdp, it, it.Tv, 0)
 
 
 def _spread(x: Array) -> Array:
     return jnp.max(x) - jnp.min(x)
 
 
-def _modified_policy_iteration(mdp: MDP, it: _Iterate):
+def _modified(mdp: MDP, it: _Iterate) -> _Iterate:
     """Sweeps of T_pi from T v, until their increments are ten times flatter than those of T."""
     reward, carry_over = under(mdp, it.policy)
     goal = _spread(it.Tv - it.v) / 10
@@ -155,5 +167,61 @@ def _modified_policy_iteration(mdp: MDP, it: _Iterate):
         return after, _spread(after - u), count + 1
 
     first = (it.Tv, jnp.asarray(jnp.inf, it.v.dtype), jnp.int32(0))
-    u, _, count = lax.while_loop(rough, sweep, first)
-    return u, count
+    u, rest, count = lax.while_loop(rough, sweep, first)
+    return _next(mdp, it, u, count, rest > goal)
+
+
+def _policy_iteration(mdp: MDP, it: _Iterate) -> _Iterate:
+    reward, matrix = under_matrix(mdp, it.policy)
+    return _next(mdp, it, jnp.linalg.solve(jnp.eye(len(reward), dtype=reward.dtype) - matrix, reward), 0)
+
+
+def _krylov(mdp: MDP, it: _Iterate) -> _Iterate:
+    """The Newton step for T v - v = 0, kept only if the bounds come at least a tenth closer."""
+    _, carry_over = under(mdp, it.policy)
+    x, count = bicgstab(lambda u: u - carry_over(u), it.Tv - it.v, KRYLOV_TOLERANCE, KRYLOV_STEPS)
+    candidate = _next(mdp, it, it.v + x, count, True)
+    kept = candidate.gap < 0.9 * it.gap
+    careful = lambda: _modified(mdp, it._replace(sweeps=candidate.sweeps, steps=candidate.steps))._replace(slow=kept)
+    return lax.cond(kept, lambda: candidate, careful)
+
+
+def _auto(mdp: MDP, it: _Iterate) -> _Iterate:
+    return lax.cond(it.slow, functools.partial(_krylov, mdp), functools.partial(_modified, mdp), it)
+
+
+_IMPROVE = {
+    "auto": _auto,
+    "value_iteration": _value_iteration,
+    "modified_policy_iteration": _modified,
+    "policy_iteration": _policy_iteration,
+    "krylov": _krylov,
+}
+
+
+def bicgstab(apply: Callable, b: Array, tol: float, limit: int) -> tuple[Array, Array]:
+    """x with |b - apply(x)| <= tol |b| (2-norm) or the last iterate, and how often `apply` was called.
+
+    Van der Vorst's BiCGStab. A breakdown ends the iteration; the caller judges x by its own residual.
+    """
+    goal = tol * jnp.linalg.norm(b)
+    number = functools.partial(jnp.asarray, dtype=b.dtype)
+
+    def unfinished(c):
+        return (jnp.linalg.norm(c[1]) > goal) & (c[6] < limit) & jnp.isfinite(c[3])
+
+    def step(c):
+        x, r, p, rho, shadow, _, count = c
+        Ap = apply(p)
+        alpha = rho / (shadow @ Ap)
+        half = r - alpha * Ap
+        Ah = apply(half)
+        omega = (Ah @ half) / (Ah @ Ah)
+        x, r = x + alpha * p + omega * half, half - omega * Ah
+        rho_next = shadow @ r
+        beta = rho_next / rho * alpha / omega
+        return x, r, r + beta * (p - omega * Ap), rho_next, shadow, omega, count + 1
+
+    start = (jnp.zeros_like(b), b, b, b @ b, b, number(1.0), jnp.int32(0))
+    end = lax.while_loop(unfinished, step, start)
+    return jnp.where(jnp.isfinite(end[0]), end[0], 0), 2 * end[6]

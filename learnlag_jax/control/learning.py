@@ -14,7 +14,8 @@ from jax import lax
 
 from learnlag_jax import checks, trees
 from learnlag_jax.control.bellman import Bounds, bounds
-from learnlag_jax.control.mdp import MDP, Dense, action_values
+from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.operators import action_values, outcomes_of
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -132,10 +133,9 @@ def _learn(key, mdp: MDP, Q0, rate, explore, restart, tol, *, steps: int) -> Lea
 
 def _sample(mdp: MDP, s, a, draw):
     """The next state, and whether the episode ended, from one uniform draw."""
-    row = mdp.transition.probability[s, a]
-    total = jnp.cumsum(row)
-    j = jnp.minimum(jnp.sum(total <= draw).astype(jnp.int32), len(row) - 1)
-    ended = draw >= total[-1]
+    successor, row = outcomes_of(mdp.transition, s, a)
+    total = jnp.cumsum(jnp.asarray(row, draw.dtype))
+    j = jnp.minimum(jnp.sum(total <= draw), len(row) - 1)
     # rows that sum to one up to rounding never end
-    ended = ended & (total[-1] < 1 - 1e-6)
-    return (j if isinstance(mdp.transition, Dense) else mdp.transition.successor[s, a, j]), ended
+    ended = (draw >= total[-1]) & (total[-1] < 1 - 1e-6)
+    return successor[j].astype(jnp.int32), ended

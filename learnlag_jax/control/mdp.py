@@ -7,7 +7,8 @@ one: what is missing is the chance to end, and nothing is earned after it (termi
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,33 @@ class Sparse(NamedTuple):
     probability: Array
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["theta"], meta_fields=["outcome", "outcomes", "chunk"]
+)
+@dataclasses.dataclass(frozen=True)
+class Functions:
+    """Transitions as a function, never stored: `outcome(s, a, j, theta)` -> (s', probability) for j < outcomes."""
+
+    outcome: Callable
+    outcomes: int
+    theta: Any
+    chunk: int
+
+    def probabilities(self, S: int, A: int, dtype) -> tuple[Array, Array, Array]:
+        """Row sums [S, A], smallest entry [S, A] and whether every successor is a state [S, A]; one chunk at a time."""
+        j = jnp.arange(self.outcomes, dtype=jnp.int32)
+
+        def row(s):
+            def entry(a):
+                after, chance = jax.vmap(lambda j: self.outcome(s, a, j, self.theta))(j)
+                chance = jnp.asarray(chance, dtype)
+                return jnp.sum(chance), jnp.min(chance), jnp.all((after >= 0) & (after < S))
+
+            return jax.vmap(entry)(jnp.arange(A, dtype=jnp.int32))
+
+        return jax.lax.map(row, jnp.arange(S, dtype=jnp.int32), batch_size=min(S, self.chunk))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MDP:
@@ -40,11 +68,12 @@ class MDP:
 
     Attributes:
         reward: [S, A] expected reward; -inf where the action is not available.
-        transition: how P is held: `Dense` or `Sparse`.
+        transition: how P is held: `Dense`, `Sparse` or `Functions`.
         discount: scalar in [0, 1].
         mass: [2], smallest and largest row sum of P over the available actions; below 1 where episodes end.
 
-    Build one with `mdp_dense`, `mdp_sparse` or `mdp_from_gymnasium`, which check the numbers.
+    Build one with `mdp_dense`, `mdp_sparse`, `mdp_functions`, `mdp_from_problem` or `mdp_from_gymnasium`, which check
+    the numbers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,9 +116,9 @@ def mdp_dense(P, R, discount, *, ends: bool = False) -> MDP:
     Reference: MATH.md section 5, eq. 19.
     """
     checks.shape(P, ("S", "A", "S"), "P")
-    P, R, discount = _common(P, R, discount)
+    P, R, discount = common_dtype(P, R, discount)
     checks.shape(R, P.shape[:2], "R")
-    _check_numbers(P, R, ends)
+    check_numbers(P, R, ends)
     return _built(R, Dense(P), discount)
 
 
@@ -118,7 +147,7 @@ def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MD
 
     Reference: MATH.md section 5, eq. 19.
     """
-    probability, R, discount = _common(probability, R, discount)
+    probability, R, discount = common_dtype(probability, R, discount)
     checks.shape(probability, ("S", "A", "K"), "probability")
     checks.shape(successor, probability.shape, "successor")
     checks.shape(R, probability.shape[:2], "R")
@@ -131,52 +160,11 @@ def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MD
         bad = np.argwhere((index < 0) | (index >= len(R)))
         got = "" if not len(bad) else f"{index[tuple(bad[0])]} at (state, action, entry) {tuple(map(int, bad[0]))}"
         checks.require(not len(bad), "successor", got, f"states 0 .. {len(R) - 1}", "give every successor a state")
-    _check_numbers(probability, R, ends)
+    check_numbers(probability, R, ends)
     return _built(R, Sparse(jnp.asarray(successor, jnp.int32), probability), discount)
 
 
-def mdp_from_gymnasium(environment, discount, *, dtype=None) -> MDP:
-    """A Markov decision process from a gymnasium toy-text table; terminal transitions do not bootstrap.
-
-    Args:
-        environment: an unwrapped environment with a table `P[s][a] = [(probability, s', reward, terminated), ...]`, or
-            that table itself.
-        discount: in [0, 1).
-        dtype: of the arrays; JAX's default float if left out.
-
-    Returns:
-        An `MDP` with sparse transitions; the mass of terminated transitions is missing from the rows.
-
-    Raises:
-        InputError: as `mdp_sparse`; and if the full rows, ends included, do not sum to one.
-
-    Example:
-        >>> from learnlag_jax.control import mdp_from_gymnasium, solve_mdp
-        >>> table = {0: {0: [(0.5, 0, 0.0, False), (0.5, 1, 1.0, True)]}, 1: {0: [(1.0, 1, 0.0, True)]}}
-        >>> [round(float(v), 6) for v in solve_mdp(mdp_from_gymnasium(table, 0.5), tol=1e-9).value]
-        [0.666667, 0.0]
-
-    Reference: MATH.md section 5, eq. 19.
-    """
-    table: Any = environment if isinstance(environment, Mapping) else getattr(environment, "P", None)
-    ok = isinstance(table, Mapping) and len(table)
-    checks.require(ok, "environment", type(environment).__name__, "a table P[s][a]", "pass environment.unwrapped")
-    S, A = len(table), max(len(actions) for actions in table.values())
-    K = max(len(outcomes) for actions in table.values() for outcomes in actions.values())
-    successor, probability = np.zeros((S, A, K), np.int32), np.zeros((S, A, K))
-    whole, reward = np.zeros((S, A, K)), np.full((S, A), -np.inf)
-    for s, actions in table.items():
-        for a, outcomes in actions.items():
-            for j, (chance, after, _, ended) in enumerate(outcomes):
-                successor[s, a, j], whole[s, a, j] = after, chance
-                probability[s, a, j] = 0.0 if ended else chance
-            reward[s, a] = sum(chance * gain for chance, _, gain, _ in outcomes)
-    _check_numbers(whole, reward, ends=False)
-    dtype = jnp.dtype(dtype or jnp.result_type(float))
-    return mdp_sparse(successor, probability.astype(dtype), reward.astype(dtype), discount, ends=True)
-
-
-def _common(P, R, discount):
+def common_dtype(P, R, discount):
     """P, R and the discount in the widest floating dtype of P and R."""
     kinds = [np.dtype(jnp.result_type(x)) for x in (P, R) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     dtype = np.result_type(*kinds) if kinds else jnp.result_type(float)
@@ -189,7 +177,7 @@ def _common(P, R, discount):
     return jnp.asarray(P, dtype), jnp.asarray(R, dtype), jnp.asarray(discount, dtype)
 
 
-def _first(bad: Any, values: np.ndarray) -> str:
+def first_bad(bad: Any, values: np.ndarray) -> str:
     """The first offending entry, by state and action."""
     where = np.argwhere(bad)
     if not len(where):
@@ -200,14 +188,16 @@ def _first(bad: Any, values: np.ndarray) -> str:
     return f"{values[index]} at state {index[0]}{action}{rest}"
 
 
-def _check_numbers(P, R, ends: bool) -> None:
+def check_numbers(P, R, ends: bool) -> None:
     """Host gate: probabilities and rewards, named by state and action."""
     if checks.is_traced(P, R):
         return
     P, R = np.asarray(P), np.asarray(R)
     can = -np.inf < R
     bad = np.isnan(R) | (np.inf == R)
-    checks.require(not bad.any(), "R", _first(bad, R), "finite rewards, or -inf where not available", "fix the reward")
+    checks.require(
+        not bad.any(), "R", first_bad(bad, R), "finite rewards, or -inf where not available", "fix the reward"
+    )
     checks.require(
         can.any(),
         "R",
@@ -216,56 +206,34 @@ def _check_numbers(P, R, ends: bool) -> None:
         "give finite rewards",
     )
     empty = ~can.any(1)
-    got = _first(empty, np.full(len(R), "no available action"))
+    got = first_bad(empty, np.full(len(R), "no available action"))
     checks.require(not empty.any(), "R", got, "at least one available action a state", "add an action, if only to stay")
     wrong = (~np.isfinite(P) | (P < 0)) & can[..., None]
-    checks.require(not wrong.any(), "P", _first(wrong, P), "probabilities in [0, 1]", "fix the entry")
+    checks.require(not wrong.any(), "P", first_bad(wrong, P), "probabilities in [0, 1]", "fix the entry")
     total = np.where(can, P.sum(-1, where=can[..., None], dtype=np.float64), 1.0)
     off = np.asarray((total > 1 + ROW_TOLERANCE) | (total < (0 if ends else 1 - ROW_TOLERANCE)))
     remedy = "normalise the row, or pass ends=True if missing mass ends the episode"
-    checks.require(not off.any(), "P", _first(off, total), "rows that sum to 1", remedy)
+    checks.require(not off.any(), "P", first_bad(off, total), "rows that sum to 1", remedy)
 
 
 def _built(R: Array, transition, discount: Array) -> MDP:
     """Measure the row sums over available actions; refuse an endless undiscounted problem."""
-    can = -jnp.inf < R
-    probability = jnp.where(can[..., None], transition.probability, 0)
-    transition = transition._replace(probability=probability)
+    probability = jnp.where((-jnp.inf < R)[..., None], transition.probability, 0)
     total = jnp.sum(probability, -1)
-    low, high = jnp.min(jnp.where(can, total, jnp.inf)), jnp.max(total)
+    return weighed(R, transition._replace(probability=probability), discount, total)
+
+
+def weighed(R: Array, transition, discount: Array, total: Array) -> MDP:
+    """The process with its smallest and largest row sum; refuses values that need not be finite."""
+    can = -jnp.inf < R
+    low, high = jnp.min(jnp.where(can, total, jnp.inf)), jnp.max(jnp.where(can, total, 0))
     if not checks.is_traced(high, discount):
         reach = float(discount) * float(high)
         checks.require(
-            reach < 1 or float(high) == 0,
+            reach < 1,
             "discount",
             f"{float(discount)} with rows that sum to {float(high):.6g}",
             "discount x row sum < 1, so that values are finite",
             "lower the discount, or use average_reward",
         )
     return MDP(R, transition, discount, jnp.stack([low, high]))
-
-
-def expected(mdp: MDP, v: Array) -> Array:
-    """[S, A]: the expected value of the next state."""
-    if isinstance(mdp.transition, Dense):
-        S, A, _ = mdp.transition.probability.shape
-        return (mdp.transition.probability.reshape(S * A, -1) @ v).reshape(S, A)
-    return jnp.sum(mdp.transition.probability * v[mdp.transition.successor], -1)
-
-
-def action_values(mdp: MDP, v: Array) -> Array:
-    """Q(s, a) = r(s, a) + discount E v(s'): [S, A]."""
-    return mdp.reward + mdp.discount * expected(mdp, v)
-
-
-def under(mdp: MDP, policy: Array):
-    """The process under a policy: its reward [S], and v -> discount P_pi v."""
-
-    def pick(x):
-        return jnp.take_along_axis(x, policy.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
-
-    if isinstance(mdp.transition, Dense):
-        matrix = mdp.discount * pick(mdp.transition.probability)
-        return pick(mdp.reward), lambda v: matrix @ v
-    successor, weight = pick(mdp.transition.successor), mdp.discount * pick(mdp.transition.probability)
-    return pick(mdp.reward), lambda v: jnp.sum(weight * v[successor], -1)

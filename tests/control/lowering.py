@@ -20,6 +20,16 @@ def sparse(P, R):
     return control.mdp_sparse(NEXT, P, R, 0.9)
 
 
+def by_function():
+    return control.mdp_functions(
+        lambda s, a, th: 1.0, lambda s, a, j, th: (s, 1.0), 0.9, states=5, actions=2, dtype="float32"
+    )
+
+
+def on_line():
+    return control.Problem(lambda s, a, k, th: s[0], lambda s, a, k, th: s + a)
+
+
 CASES = {
     "hamiltonian": (
         lambda s, a, c: control.hamiltonian(nonlinear())(s, a, c, 0, THETA),
@@ -46,6 +56,16 @@ CASES = {
     "bounds": (lambda P, R, v: control.bounds(sparse(P, R), v), (P, R, V)),
     "solve_mdp": (lambda P, R: control.solve_mdp(sparse(P, R)), (P, R)),
     "backward_induction": (lambda P, R: control.backward_induction(sparse(P, R), 3), (P, R)),
+    "average_reward": (lambda P, R: control.average_reward(sparse(P, R)), (P, R)),
+    "mdp_functions": (lambda v: control.bellman(by_function())(v), (V,)),
+    "mdp_from_problem": (
+        lambda axis: control.mdp_from_problem(on_line(), [axis], jnp.ones((2, 1), jnp.float32), 0.9),
+        (jnp.linspace(0.0, 1.0, 4).astype(jnp.float32),),
+    ),
+    "mpc_step": (
+        lambda s, a: control.mpc_step(scalar_regulator(), s, control.solve(scalar_regulator(), s, a)),
+        (ONE, ZEROS),
+    ),
     "q_learning": (
         lambda seed, P, R: control.q_learning(jax.random.key(seed), sparse(P, R), steps=10),
         (jnp.int32(0), P, R),
@@ -55,6 +75,7 @@ CASES = {
 NOT_JITTABLE = {
     "MDP": "container",
     "Bounds": "container",
+    "Gain": "container",
     "Learned": "container",
     "Plan": "container",
     "Problem": "container of functions",
