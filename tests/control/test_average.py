@@ -72,9 +72,11 @@ def test_receding_horizon_follows_a_disturbed_pendulum_with_one_trace(float64):
     assert len(traces) == before
     assert int(plan.status) == 0
     assert 1 + float(jnp.cos(s["q"])) < 0.05
+    lowest = 0.0
     for _ in range(15):
         start = problem.dynamics(start, jnp.array(0.0), jnp.int32(0), theta)
-    assert 1 + float(jnp.cos(start["q"])) > 0.5
+        lowest = max(lowest, 1 + float(jnp.cos(start["q"])))
+    assert lowest > 1
 
 
 def test_a_warm_start_needs_fewer_steps_than_a_cold_one(float64):
