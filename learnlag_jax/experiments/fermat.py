@@ -1,0 +1,395 @@
+"""Chapter fermat: least time. Both integrals of eq. 5, the linear model of eq. 6 and 7, planning, and a real pool of patients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import fermat
+from learnlag_jax.experiments import data
+from learnlag_jax.experiments.claims import Chapter, Claim, Figure, Settings, Table
+
+BLUE, ORANGE, GREEN, RED, GREY = "#2563a8", "#d9822b", "#2e8b57", "#b33a3a", "#777777"
+EPS = float(np.finfo(np.float64).eps)
+SIGMA2 = 1.0
+
+
+def prediction_error(X, moment):
+    """Eq. 6: sigma^2 (1 + tr((X'X)^-1 E[z z']))."""
+    return SIGMA2 * (1 + fermat.criterion("I", moment=moment)(fermat.information_matrix(X)))
+
+
+def least_time_claims() -> list[Claim]:
+    """Eq. 5 on the optimal error curve of the linear model, sigma^2 (1 + p / n)."""
+    p, threshold = 7, 1.3
+    n = jnp.arange(0.0, 101.0)
+    error = jnp.where(n >= p, SIGMA2 * (1 + p / jnp.maximum(n, 1.0)), jnp.inf)
+    exact = max(p, int(np.ceil(p * SIGMA2 / (threshold - SIGMA2))))
+    times = lambda e, t=n: [
+        float(fermat.time_to_threshold(t, e, threshold, k).value) for k in ("first", "last", "occupation")
+    ]
+    bumpy = error.at[60].set(1.5)
+    agree = Claim(
+        "eq. 5",
+        "For a monotone error curve the time spent above the threshold, the first and the last crossing are one number: max(p, ceil(p sigma^2 / (theta - sigma^2))).",
+        max(abs(t - exact) for t in times(error)),
+        0.0,
+        "integers: exact",
+        "a curve that rises once after the crossing: the three times part",
+        max(abs(t - exact) for t in times(bumpy)),
+    )
+    from_zero = Claim(
+        "eq. 5",
+        "The state before any data, n = 0, counts: the indicator integral starts there.",
+        abs(times(error)[2] - exact),
+        0.0,
+        "integers: exact",
+        "the curve without its point n = 0: one sample too few",
+        abs(float(fermat.time_to_threshold(n[:-1], error[1:], threshold, "occupation").value) - exact),
+    )
+    h = 0.01
+    t = jnp.arange(0.0, 100.0, h)
+    smooth = jnp.where(t > 0, SIGMA2 * (1 + p / jnp.maximum(t, h)), jnp.inf)
+    limit = p * SIGMA2 / (threshold - SIGMA2)
+    by_rate = lambda e: float(fermat.time_by_rate(t, e, threshold).value)
+    curvature = h**2 / 8 * 2 / limit  # chord against 1/t: h^2/8 e'' / |e'| = h^2 / (4 t)
+    rate = Claim(
+        "eq. 5",
+        "The integral of d eps / eta from the threshold up to an infinite error before any data converges: to p sigma^2 / (theta - sigma^2).",
+        abs(by_rate(smooth) - limit),
+        curvature + 1e4 * EPS * limit,
+        "discretisation order 2: h^2 / (4 T), plus rounding over 10^4 steps",
+        "the error one step of h late",
+        abs(by_rate(jnp.concatenate([smooth[:1] + 1, smooth[:-1].at[0].set(1e9)])) - limit),
+    )
+    return [agree, from_zero, rate]
+
+
+def linear_model_claims(seed: int, quick: bool) -> list[Claim]:
+    """Eq. 6 and 7: the prediction error and its minimum on the sphere."""
+    sizes = [(n, p) for p in ((5,) if quick else (1, 2, 3, 5, 8)) for n in (p, p + 1, 2 * p + 1, 3 * p)]
+    frames = {(n, p): fermat.tight_frame(n, p) for n, p in sizes}
+    trace = lambda X: abs(float(jnp.trace(fermat.information_matrix(X))) / len(X) - 1)
+    excess = lambda X: abs(float(prediction_error(X, jnp.eye(X.shape[1]) / X.shape[1])) / (1 + X.shape[1] / len(X)) - 1)
+    long = [X * jnp.where(jnp.arange(len(X))[:, None] == 0, 1.01, 1.0) for X in frames.values()]
+    rounding = 64 * EPS * 8 * 24
+    trace_claim = Claim(
+        "eq. 6",
+        "Rows of unit norm have tr(X'X) = n.",
+        max(map(trace, frames.values())),
+        rounding,
+        "float64: eps x p x n",
+        "one row is 1 % too long",
+        min(map(trace, long)),
+    )
+    p, n, draws = 5, 12, 4000 if quick else 40000
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, p))
+    X = jnp.asarray(X / np.linalg.norm(X, axis=1, keepdims=True))
+    z = rng.normal(size=(draws, p))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    fit = rng.normal(size=(draws, n)) @ np.linalg.pinv(np.asarray(X)).T  # estimate minus truth
+    squared = (rng.normal(size=draws) - np.sum(z * fit, 1)) ** 2
+    sampled, se = squared.mean(), squared.std() / np.sqrt(draws)
+    expected = lambda moment: float(prediction_error(X, moment))
+    simulated = Claim(
+        "eq. 6",
+        "The generalisation error of least squares on unit rows is sigma^2 + sigma^2 tr((X'X)^-1 E[z z']) with E[z z'] = I/p for inputs uniform on the sphere.",
+        abs(sampled - expected(jnp.eye(p) / p)) / se,
+        4.5,
+        f"Monte Carlo: 4.5 standard errors, {draws} regressions",
+        "E[z z'] = I, the 1/p forgotten",
+        abs(sampled - expected(jnp.eye(p))) / se,
+    )
+    round_robin = [fermat.least_time_path(p, n, objective="greedy").rows for n, p in sizes if n % p]
+    attained = Claim(
+        "eq. 7",
+        "The least error at n observations is sigma^2 (1 + p/n), and a tight frame attains it at every n >= p, not only at multiples of p.",
+        max(map(excess, frames.values())),
+        rounding,
+        "float64: eps x p x n",
+        "a round-robin over an orthonormal basis, between multiples of p",
+        min(map(excess, round_robin)),
+    )
+
+    def tangent(X):
+        G = jax.grad(lambda X: prediction_error(X, jnp.eye(X.shape[1]) / X.shape[1]))(X)
+        return float(jnp.abs(G - jnp.sum(G * X, 1, keepdims=True) * X).max())
+
+    turned = lambda X: X + 1e-3 * jnp.roll(X, 1, 1) * jnp.where(jnp.arange(len(X))[:, None] == 0, 1.0, 0.0)
+    stationary = Claim(
+        "eq. 7",
+        "At a tight frame the gradient of the error is normal to the sphere at every row: stationary by autodiff.",
+        max(map(tangent, frames.values())),
+        rounding,
+        "float64: eps x p x n",
+        "one row turned by 0.001",
+        min(tangent(turned(X)) for (n, p), X in frames.items() if n > p > 1),
+    )
+    return [trace_claim, simulated, attained, stationary]
+
+
+def planning_claim() -> Claim:
+    """Insight 2, honest form."""
+    p, top = 6, 24
+    n = jnp.arange(p, top + 1)
+    values = fermat.least_time_path(p, top, objective="greedy").values[p - 1 :]
+    ratio = values * n.astype(values.dtype) / p**2
+    mean = jnp.float64(p)  # control: the trace as if every direction had n / p observations
+    return Claim(
+        "eq. 7",
+        "One step at a time is a round-robin: above the planned optimum by 1 + rho (1 - rho) / (k (k + 1)), and exactly optimal at multiples of p.",
+        float(jnp.abs(ratio - fermat.greedy_ratio(n, p)).max()),
+        64 * EPS * top,
+        "float64: eps x n",
+        "the formula without the factor 1 - rho",
+        float(
+            jnp.abs(
+                ratio - (1 + (n % p).astype(values.dtype) / mean / ((n // p) * (n // p + 1)).astype(values.dtype))
+            ).max()
+        ),
+    )
+
+
+def patients(pool: data.Dataset):
+    """The pool as rows of a linear model: an intercept and ten covariates of unit variance."""
+    X, _ = pool.content
+    return jnp.asarray(np.column_stack([np.ones(len(X)), X * np.sqrt(len(X))]))
+
+
+def pool_claims(F) -> tuple[list[Claim], dict]:
+    """A-optimal weights on the patients, certified."""
+    design = fermat.optimal_weights(F, "A")
+    uniform = jnp.full(len(F), 1 / len(F))
+
+    def relative(w):
+        M = fermat.information_matrix(F, w)
+        G = -jax.grad(fermat.criterion("A"))(M)
+        return jnp.sum((F @ G) * F, 1) / jnp.sum(G * M)
+
+    best, plain = relative(design.weights), relative(uniform)
+    certified = Claim(
+        "eq. 7",
+        f"On {len(F)} patients no weights beat the A-optimal design: certified gap over the whole pool.",
+        float(design.gap),
+        1e-9,
+        "asked for; the certificate needs no trust in the solver",
+        "all patients with equal weight",
+        float(fermat.equivalence_gap(fermat.information_matrix(F, uniform), F)),
+    )
+    flat = Claim(
+        "eq. 7",
+        "Where the optimal design puts weight, the sensitivity equals its bound: stationarity on the support.",
+        float(jnp.max(jnp.where(design.support, jnp.abs(best - 1), 0.0))),
+        1e-7,
+        "square root of the certified gap's scale: a first derivative",
+        "all patients with equal weight",
+        float(jnp.max(jnp.where(design.support, jnp.abs(plain - 1), 0.0))),
+    )
+    return [certified, flat], {
+        "optimal": np.asarray(best),
+        "equal weights": np.asarray(plain),
+        "weight": np.asarray(design.weights),
+        "value": float(design.value),
+    }
+
+
+def learning_curves(F, settings: Settings) -> dict:
+    """Prediction error over the pool against n for random, greedy and planned observations, and the bound for any."""
+    phi = fermat.criterion("I", region=F)
+    top, p = (33, F.shape[1]) if settings.quick else (66, F.shape[1])
+    grid = np.array([15, 33]) if settings.quick else np.array([11, 13, 14, 15, 16, 18, 22, 28, 33, 44, 66])
+    n = np.arange(1, top + 1)
+    greedy = 1 + np.asarray(fermat.least_time_path(F, top, phi, objective="greedy").values)
+    planned = [
+        1 + float(fermat.exact_design(F, int(k), phi).value) for k in settings.track(grid, "exchange at each deadline")
+    ]
+    keys = jax.random.split(jax.random.key(settings.seed), 60)
+    prefix = jax.jit(
+        jax.vmap(
+            lambda key: jax.lax.map(
+                phi,
+                jnp.cumsum(
+                    F[jax.random.permutation(key, len(F))[:top], :, None]
+                    * F[jax.random.permutation(key, len(F))[:top], None, :],
+                    0,
+                ),
+            )
+        )
+    )
+    random = 1 + np.asarray(prefix(keys))
+    bound = fermat.optimal_weights(F, phi)
+    lower = np.where(n < p, np.inf, 1 + float(bound.value) * (1 - float(bound.gap)) / n)
+    return {"n": n, "greedy": greedy, "grid": grid, "planned": np.array(planned), "random": random, "bound": lower}
+
+
+def times_table(curves: dict, threshold: float, draws: int) -> Table:
+    """T_sample on the real pool."""
+    n = jnp.asarray(curves["n"], jnp.float64)
+    budget = float(n[-1])
+    runs = [fermat.time_to_threshold(n, jnp.asarray(e), threshold) for e in curves["random"]]
+    summary = fermat.learning_time_summary(
+        jnp.stack([r.value for r in runs]), jnp.stack([r.reached for r in runs]), budget, draws=draws
+    )
+    one = lambda t, e: fermat.time_to_threshold(jnp.asarray(t, jnp.float64), jnp.asarray(e), threshold)
+    text = lambda t: f"{float(t.value):.0f}" if bool(t.reached) else f"> {float(t.lower):.0f}"
+    low, high = (float(x) for x in summary.median_interval)
+    end = lambda x: f"{x:.0f}" if np.isfinite(x) else f"> {budget:.0f}"
+    rows = (
+        ("bound for any design", text(one(n, curves["bound"]))),
+        ("planned for its deadline (exchange)", text(one(curves["grid"], curves["planned"]))),
+        ("greedy", text(one(n, curves["greedy"]))),
+        ("random patients, median (95 % interval)", f"{end(float(summary.median))} ({end(low)} to {end(high)})"),
+    )
+    return Table(
+        f"T_sample on the diabetes pool: patients needed for a prediction error of {threshold:g} sigma^2",
+        ("how patients are chosen", "patients"),
+        rows,
+    )
+
+
+def sphere_figure(seed: int) -> Figure:
+    p, top = 8, 33
+    n = np.arange(p, top)
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(200, top, p))
+    X /= np.linalg.norm(X, axis=2, keepdims=True)
+    M = jnp.cumsum(jnp.asarray(X[:, :, :, None] * X[:, :, None, :]), 1)[:, p - 1 : top - 1]
+    random = 1 + np.asarray(jax.vmap(jax.vmap(fermat.criterion("A")))(M)) / p
+    greedy = 1 + np.asarray(fermat.least_time_path(p, top - 1, objective="greedy").values[p - 1 :]) / p
+    planned = np.array([float(prediction_error(fermat.tight_frame(int(k), p), jnp.eye(p) / p)) for k in n])
+    series = {"curves": {"n": n, "planned": planned, "greedy": greedy, "random (median)": np.sort(random, 0)[100]}}
+
+    def draw(fig, series):
+        c = series["curves"]
+        ax = fig.subplots()
+        ax.plot(c["n"], c["random (median)"], color=GREY, label="random, median of 200")
+        ax.plot(c["n"], c["greedy"], color=ORANGE, label="one step at a time")
+        ax.plot(c["n"], c["planned"], "o", ms=3.5, color=BLUE, label="planned: tight frame at each n")
+        ax.set(
+            xlabel="observations n",
+            ylabel="prediction error / noise variance",
+            ylim=(1.15, 3.2),
+            title=f"unit rows in {p} dimensions",
+        )
+        ax.legend()
+
+    return Figure(
+        "fermat-sphere",
+        "Prediction error in units of the noise variance against the number of observations (unit rows, p = 8). Planned designs reach 1 + p/n at every n; greedy touches it at multiples of p.",
+        "Three falling curves. The greedy curve lies slightly above the planned points between multiples of 8 and touches them there; random designs lie far above both.",
+        series,
+        draw,
+    )
+
+
+def certificate_figure(sensitivities: dict) -> Figure:
+    order = np.argsort(-sensitivities["optimal"], kind="stable")
+    series = {
+        "sensitivity": {
+            "rank": np.arange(1, len(order) + 1),
+            "optimal": sensitivities["optimal"][order],
+            "equal weights": np.sort(sensitivities["equal weights"])[::-1],
+            "weight": sensitivities["weight"][order],
+        }
+    }
+
+    def draw(fig, series):
+        s = series["sensitivity"]
+        ax = fig.subplots()
+        ax.plot(s["rank"], s["equal weights"], color=GREY, label="all patients with equal weight")
+        ax.plot(s["rank"], s["optimal"], color=BLUE, label="A-optimal weights")
+        on = s["weight"] > 0
+        ax.plot(s["rank"][on], s["optimal"][on], "o", ms=3.5, color=ORANGE, label="patients in the design")
+        ax.axhline(1, color=RED, lw=1, ls="--")
+        ax.set(
+            xlabel="patient, ordered by sensitivity",
+            ylabel="sensitivity / bound",
+            yscale="log",
+            title="no patient lies above the line: optimal",
+        )
+        ax.legend(loc="lower left")
+
+    return Figure(
+        "fermat-certificate",
+        "The equivalence theorem on 442 diabetes patients: how fast the criterion would fall if weight went to each patient, relative to the bound (no units). At the optimum nobody exceeds 1.",
+        "A curve that stays at or below one, with the chosen patients exactly on one, beside the curve for equal weights, which exceeds one for many patients.",
+        series,
+        draw,
+    )
+
+
+def pool_figure(curves: dict) -> Figure:
+    ordered = np.sort(curves["random"], 0)  # order statistics: an infinite error has no interpolation
+    low, middle, high = (ordered[int(q * (len(ordered) - 1))] for q in (0.05, 0.5, 0.95))
+    start = 10
+    series = {
+        "curves": {
+            "n": curves["n"][start:],
+            "bound": curves["bound"][start:],
+            "greedy": curves["greedy"][start:],
+            "random median": middle[start:],
+            "random 5 %": low[start:],
+            "random 95 %": high[start:],
+        },
+        "planned": {"n": curves["grid"], "planned": curves["planned"]},
+    }
+
+    def draw(fig, series):
+        c, d = series["curves"], series["planned"]
+        ax = fig.subplots()
+        top = 60.0
+        ax.fill_between(
+            c["n"], np.minimum(c["random 5 %"], top), np.minimum(c["random 95 %"], top), color=GREY, alpha=0.2, lw=0
+        )
+        ax.plot(c["n"], c["random median"], color=GREY, label="random patients (median, 5 to 95 %)")
+        ax.plot(c["n"], c["greedy"], color=ORANGE, label="greedy")
+        ax.plot(d["n"], d["planned"], "o", ms=4, color=BLUE, label="planned for that deadline")
+        ax.plot(c["n"], c["bound"], color=GREEN, lw=1.2, ls="--", label="bound for any design")
+        ax.set(xlabel="patients observed", ylabel="prediction error / noise variance", yscale="log", ylim=(1.1, top))
+        ax.set_yticks([1.2, 1.5, 2, 3, 5, 10, 20, 50], ["1.2", "1.5", "2", "3", "5", "10", "20", "50"])
+        ax.legend()
+
+    return Figure(
+        "fermat-pool",
+        "Expected prediction error over the 442 patients, in units of the noise variance, against the number of patients observed (linear model, 11 parameters).",
+        "Random choice needs many more patients than greedy choice for the same error; planned designs lie just above the certified bound.",
+        series,
+        draw,
+    )
+
+
+def chapter(settings: Settings) -> Chapter:
+    pool = data.diabetes()
+    F = patients(pool)
+    certificates, sensitivities = pool_claims(F)
+    curves = learning_curves(F, settings)
+    claims = [
+        *least_time_claims(),
+        *linear_model_claims(settings.seed, settings.quick),
+        planning_claim(),
+        *certificates,
+    ]
+    return Chapter(
+        "fermat",
+        "Least time: which observations to make",
+        "The scalar is a criterion of the information matrix. Its derivative is the price of every possible observation: the design is optimal when none is worth more than "
+        "the ones it holds, and that is checked over the whole pool. Time is counted in observations, T_sample, by both integrals of eq. 5.",
+        tuple(claims),
+        (sphere_figure(settings.seed), certificate_figure(sensitivities), pool_figure(curves)),
+        (times_table(curves, 1.5, 200 if settings.quick else 2000),),
+        (
+            (
+                "The least time is the integral of an indicator (eq. 5), read as the time to reach the threshold.",
+                "That integral is an occupation time. It is the hitting time for monotone curves only, so first crossing, last crossing and occupation are all reported, and runs that do not reach are censored, not dropped.",
+            ),
+            (
+                "The optimum needs X to be stacked orthogonal matrices, n = p, 2p, ... (section 3.1).",
+                "Tight frames attain sigma^2 (1 + p/n) at every n >= p.",
+            ),
+            (
+                "Planning is essential: greedy is not optimal (Insight 2).",
+                "On the sphere greedy is exactly optimal at multiples of p and at most 12.5 % above in between. On real pools the gap is larger, and random choice is far behind both.",
+            ),
+        ),
+        (pool,),
+    )

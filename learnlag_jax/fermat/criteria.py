@@ -1,0 +1,273 @@
+"""Design criteria: one scalar of the information matrix, to be minimised.
+
+    M(w) = sum_i w_i f_i f_i' + prior,    phi(M) convex, and homogeneous of degree -1: phi(c M) = phi(M) / c
+
+Homogeneity makes every ratio phi(M*) / phi(M) an efficiency: the share of the observations that an optimal design
+would have needed. All criteria are +inf on a singular matrix. Symbols: F (N, p) rows f_i, in units of the square root of
+information per observation; w (N,) weights or counts. Goes to: `optimal_weights`, `exact_design`. Reference:
+Pukelsheim, Optimal Design of Experiments (1993), chapters 5, 6; MATH.md 4.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.vocabulary import Array
+
+KINDS = ("A", "D", "E", "G", "T", "I", "c", "phi")
+
+
+def information_matrix(F, w=None, prior=None) -> Array:
+    """The information of a design: the sum over its rows of weight times outer product.
+
+        M = sum_i w_i f_i f_i' + prior
+
+    Args:
+        F: (N, p) float rows; a row of a linear model with noise variance s^2 is x_i / s.
+        w: (N,) weights or counts; None counts every row once.
+        prior: (p, p) information known beforehand, symmetric positive semi-definite.
+
+    Returns:
+        (p, p) symmetric matrix in the dtype of F; half precision is summed in float32.
+
+    Raises:
+        InputError, DTypeError: wrong shapes or dtypes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import information_matrix
+        >>> M = information_matrix(jnp.array([[1.0, -1.0], [1.0, 1.0]]), jnp.array([1.0, 3.0]))
+        >>> [round(float(x), 6) for x in M.ravel()]
+        [4.0, 2.0, 2.0, 4.0]
+
+    Reference: MATH.md 4.
+    """
+    F = wide_rows(F)
+    if w is not None:
+        checks.shape(w, (F.shape[0],), "w")
+    weighted = F if w is None else F * jnp.asarray(w, F.dtype)[:, None]
+    M = weighted.T @ F
+    M = (M + M.T) / 2
+    if prior is None:
+        return M
+    checks.shape(prior, M.shape, "prior")
+    return M + jnp.asarray(prior, M.dtype)
+
+
+def wide_rows(F) -> Array:
+    """The rows as a matrix in at least float32."""
+    checks.shape(F, ("N", "p"), "F")
+    checks.floating(F, "F")
+    F = jnp.asarray(F)
+    return F.astype(jnp.float32) if F.dtype.itemsize < 4 else F
+
+
+@jax.custom_jvp
+def inverse(M: Array) -> Array:
+    """M^-1 through Cholesky; its derivative, -M^-1 dM M^-1, is products only, to any order."""
+    L = jnp.linalg.cholesky(M)
+    half = jax.scipy.linalg.solve_triangular(L, jnp.eye(M.shape[-1], dtype=M.dtype), lower=True)
+    return half.T @ half
+
+
+@inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    D = inverse(primals[0])
+    return D, -D @ tangents[0] @ D
+
+
+@jax.custom_jvp
+def log_determinant(M: Array) -> Array:
+    """log det M through Cholesky; derivative tr(M^-1 dM)."""
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(M))))
+
+
+@log_determinant.defjvp
+def _log_determinant_jvp(primals, tangents):
+    return log_determinant(primals[0]), jnp.sum(inverse(primals[0]) * tangents[0].T)
+
+
+def regular(M: Array) -> Array:
+    """True if M is positive definite beyond rounding: every Cholesky pivot keeps a share of its diagonal entry.
+
+    The share, 1 - R^2 of a column on those before it, does not change when columns are rescaled.
+    """
+    p = M.shape[-1]
+    d = jnp.diagonal(M)
+    scale = jax.lax.rsqrt(jnp.where(d > 0, d, jnp.ones_like(d)))
+    pivots = jnp.diagonal(jnp.linalg.cholesky(M * scale[:, None] * scale[None, :])) ** 2
+    return jnp.all(d > 0) & jnp.all(pivots > 10 * p * jnp.finfo(M.dtype).eps)  # NaN pivots compare false
+
+
+@jax.custom_jvp
+def negative_power_trace(M: Array, q: Array) -> Array:
+    """tr M^-q; its derivative -q tr(M^-(q+1) dM) is finite also at repeated eigenvalues."""
+    return jnp.sum(jnp.linalg.eigvalsh(M) ** -q)
+
+
+@negative_power_trace.defjvp
+def _negative_power_trace_jvp(primals, tangents):
+    M, q = primals
+    return negative_power_trace(M, q), -q * jnp.sum(negative_power(M, q + 1) * tangents[0].T)
+
+
+@jax.custom_jvp
+def negative_power(M: Array, q: Array) -> Array:
+    """M^-q of a positive definite matrix; derivative by divided differences (Daleckii and Krein)."""
+    l, U = jnp.linalg.eigh(M)
+    return (U * (l**-q)[None, :]) @ U.T
+
+
+@negative_power.defjvp
+def _negative_power_jvp(primals, tangents):
+    M, q = primals
+    l, U = jnp.linalg.eigh(M)
+    f, slope = l**-q, -q * l ** (-q - 1)
+    gap = l[:, None] - l[None, :]
+    close = jnp.abs(gap) <= jnp.sqrt(jnp.finfo(l.dtype).eps) * (l[:, None] + l[None, :])
+    steep = (f[:, None] - f[None, :]) / jnp.where(close, jnp.ones_like(gap), gap)
+    difference = jnp.where(close, (slope[:, None] + slope[None, :]) / 2, steep)
+    return (U * f[None, :]) @ U.T, U @ (difference * (U.T @ tangents[0] @ U)) @ U.T
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["moment", "region", "q"], meta_fields=["kind"])
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion phi(M), made by `criterion`; a pytree, so it may cross `jax.jit` with its arrays.
+
+    Attributes:
+        kind: one of A, D, E, G, T, I, c, phi.
+        moment: (p, p) second moment of the predictions that matter, for I and c.
+        region: (m, p) rows where predictions are judged, for G.
+        q: exponent of phi.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import criterion
+        >>> criterion("A").kind
+        'A'
+    """
+
+    kind: str
+    moment: Array | None = None
+    region: Array | None = None
+    q: Array | None = None
+
+    def __call__(self, M: Array) -> Array:
+        """phi(M): a scalar; +inf where M is singular or not finite."""
+        ok = regular(M)
+        value = self.unguarded(jnp.where(ok, M, jnp.eye(M.shape[-1], dtype=M.dtype)))
+        return jnp.where(ok, value, jnp.asarray(jnp.inf, M.dtype))
+
+    def unguarded(self, M: Array) -> Array:
+        """phi(M) for a matrix known to be positive definite."""
+        p, dtype = M.shape[-1], M.dtype
+        match self.kind:
+            case "A":
+                return jnp.trace(inverse(M))
+            case "D":
+                return jnp.exp(-log_determinant(M) / p)
+            case "E":
+                return 1 / jnp.linalg.eigvalsh(M)[0]
+            case "T":
+                return 1 / jnp.trace(M)
+            case "G":
+                region = jnp.asarray(self.region, dtype)
+                return jnp.max(jnp.sum((region @ inverse(M)) * region, 1))
+            case "phi":
+                q = jnp.asarray(self.q, dtype)
+                bottom = jax.lax.stop_gradient(jnp.linalg.eigvalsh(M)[0])  # scaled out: a large q would overflow
+                return (negative_power_trace(M / bottom, q) / p) ** (1 / q) / bottom
+            case _:
+                return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
+
+
+def criterion(kind: str, vector=None, *, moment=None, region=None, q=None) -> Criterion:
+    """A design criterion by its letter: a convex loss of the information matrix, homogeneous of degree -1.
+
+        A  tr M^-1               total variance of the estimates
+        D  det(M)^(-1/p)         volume of the confidence ellipsoid
+        E  1 / lambda_min(M)     worst variance in any direction
+        G  max_x f(x)' M^-1 f(x) worst prediction variance over `region`
+        I  tr(M^-1 C)            mean prediction variance under an explicit `moment` C = E[f f'] (V-optimality)
+        c  c' M^-1 c             variance of one combination
+        phi (tr M^-q / p)^(1/q)  Kiefer's family: D, A / p and E at q -> 0, 1, infinity
+        T  1 / tr M              ignores what is estimable; constant on unit rows
+
+    A Bayesian criterion is the same one of M + prior: pass `prior` to `information_matrix` and to the solvers.
+
+    Args:
+        kind: the letter.
+        vector: (p,) for c.
+        moment: (p, p) for I.
+        region: (m, p) for G; for I, rows whose mean outer product is the moment.
+        q: positive number for phi.
+
+    Returns:
+        phi(M) -> scalar; +inf where M is singular. Differentiable where M is regular (E and G where the extreme is
+        attained once).
+
+    Raises:
+        InputError: unknown letter, or a missing or superfluous option.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import criterion
+        >>> [round(float(criterion(k)(jnp.diag(jnp.array([1.0, 4.0])))), 6) for k in "ADET"]
+        [1.25, 0.5, 1.0, 0.2]
+        >>> float(criterion("A")(jnp.ones((2, 2))))
+        inf
+
+    Reference: Pukelsheim (1993), chapters 5, 6; Kiefer (1974).
+    """
+    checks.require(kind in KINDS, "kind", repr(kind), f"one of {', '.join(KINDS)}", "'A' means tr M^-1")
+    given = {"vector": vector, "moment": moment, "region": region, "q": q}
+    wanted = {"c": ("vector",), "I": ("moment", "region"), "G": ("region",), "phi": ("q",)}.get(kind, ())
+    present = [name for name, value in given.items() if value is not None]
+    remedy = f"pass {' or '.join(wanted)}" if wanted else "drop it"
+    checks.require(
+        len(present) == bool(wanted) and set(present) <= set(wanted),
+        "criterion",
+        present,
+        f"{kind} with {list(wanted)}",
+        remedy,
+    )
+    if kind == "c":
+        checks.shape(vector, ("p",), "vector")
+        return Criterion(kind, moment=jnp.outer(vector, vector))
+    if kind == "I" and region is not None:
+        return Criterion(kind, moment=information_matrix(region) / len(region))
+    if q is not None:
+        checks.require(checks.is_traced(q) or q > 0, "q", q, "a positive number", "use 'D' for the limit q -> 0")
+        q = jnp.asarray(q)
+    return Criterion(kind, moment, region, q)
+
+
+def as_criterion(phi) -> Callable:
+    """A letter that needs no option, a `Criterion`, or any convex `phi(M)` of the user's."""
+    return criterion(phi) if isinstance(phi, str) else phi
+
+
+def slope(phi: Callable, M: Array) -> Array:
+    """G = -d phi / dM, symmetric: f' G f is how fast phi falls when weight goes to row f."""
+    G = -jax.grad(phi)(M)
+    return (G + G.T) / 2
+
+
+def sensitivity(F: Array, G: Array) -> Array:
+    """f_i' G f_i for every row."""
+    return jnp.sum((F @ G) * F, 1)
+
+
+def unguarded(phi: Callable) -> Callable:
+    """phi without the test for singularity, for inner loops that have made it."""
+    return phi.unguarded if isinstance(phi, Criterion) else phi
+
+
+def homogeneous(phi: Callable) -> bool:
+    """True if phi is known to be homogeneous of degree -1."""
+    return isinstance(phi, Criterion)

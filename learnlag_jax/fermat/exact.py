@@ -1,0 +1,220 @@
+"""Exact designs: n whole observations from a pool, by exchange, never singular where the pool allows it.
+
+    min over rows r_1 .. r_n of phi(M),    M = sum_k f_{r_k} f_{r_k}' + fixed' fixed + prior
+
+Start: rows picked for the largest residual outside the span so far, so the first design is regular. Then every row in turn
+is exchanged for the best candidate until no exchange improves; restarts run side by side. The approximate optimum bounds what any
+exact design can reach. Goes to: `least_time_path`. Reference: Fedorov (1972); MATH.md 4.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.fermat.approximate import optimal_weights
+from learnlag_jax.fermat.criteria import Criterion, as_criterion, inverse, regular, wide_rows
+from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
+
+
+class ExactDesign(NamedTuple):
+    """n observations, what they are worth, and how much better any others could be.
+
+    Attributes:
+        rows: (n,) int32 indices into the pool, increasing; -1 where no regular design was found.
+        value: phi of the total information of the n rows (and the fixed ones); +inf where none was found.
+        efficiency: certified: no n rows of the pool have a value below efficiency * value.
+        residual: 1 - efficiency, the gap to the approximate bound (of this size also for a perfect exact design).
+        status: int32, a `Status`.
+        steps: int32, sweeps of exchanges of the best restart.
+
+    Example:
+        >>> from learnlag_jax.fermat import ExactDesign
+        >>> ExactDesign._fields[:3]
+        ('rows', 'value', 'efficiency')
+    """
+
+    rows: Array
+    value: Array
+    efficiency: Array
+    residual: Array
+    status: Array
+    steps: Array
+
+
+def exact_design(
+    F,
+    n: int,
+    criterion="A",
+    *,
+    replace: bool = True,
+    fixed=None,
+    prior=None,
+    restarts: int = 8,
+    key=None,
+    max_sweeps: int = 100,
+) -> ExactDesign:
+    """Choose n observations from a pool so that a criterion of their total information is least.
+
+        min over r in {1..N}^n of phi(sum_k f_{r_k} f_{r_k}' + fixed' fixed + prior)
+
+    Args:
+        F: (N, p) candidate rows.
+        n: how many observations to choose.
+        criterion: a letter, a `Criterion`, or any convex phi(M).
+        replace: True lets a row be observed more than once.
+        fixed: (m, p) rows already observed, which the design augments.
+        prior: (p, p) information known beforehand.
+        restarts: random starts; the best is returned.
+        key: typed random key of the starts; None takes `jax.random.key(0)`.
+        max_sweeps: most passes over the n rows.
+
+    Returns:
+        `ExactDesign`, at a local optimum of single exchanges. Statuses: `rank_deficient` (rows -1), `max_steps`.
+
+    Raises:
+        InputError: n + m < p without a prior; n > N without replacement; NaN in the pool (not checked while tracing).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import exact_design
+        >>> x = jnp.linspace(-1.0, 1.0, 5)
+        >>> design = exact_design(jnp.stack([jnp.ones_like(x), x, x**2], 1), 4, "A")
+        >>> [int(i) for i in design.rows], round(float(design.value), 6), round(float(design.efficiency), 6)
+        ([0, 2, 2, 4], 2.0, 1.0)
+
+    Reference: Fedorov (1972); MATH.md 4.
+    """
+    F, phi = wide_rows(F), as_criterion(criterion)
+    checks.finite(F, "F")
+    N, p = F.shape
+    m = 0 if fixed is None else jnp.shape(fixed)[0]
+    checks.require(n >= 1, "n", n, "at least one observation", "choose n >= 1")
+    enough = prior is not None or n + m >= p
+    checks.require(
+        enough,
+        "n",
+        f"n = {n} with {m} fixed rows",
+        f"at least p = {p} rows",
+        "fewer rows cannot estimate every parameter; raise n or pass a prior",
+    )
+    checks.require(
+        replace or n <= N, "n", n, f"at most N = {N} without replacement", "pass replace=True or a larger pool"
+    )
+    base = jnp.zeros((p, p), F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
+    if fixed is not None:
+        checks.shape(fixed, (m, p), "fixed")
+        checks.finite(fixed, "fixed")
+        rows = jnp.asarray(fixed, F.dtype)
+        base = base + rows.T @ rows
+    key = jax.random.key(0) if key is None else key
+    phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
+    rows, value, sweeps, settled = _search(F, phi, base, key, n, replace, restarts, max_sweeps)
+    efficiency = _bound(F, phi, None if fixed is None and prior is None else base, n) / value
+    found = jnp.isfinite(value)
+    status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
+    efficiency = jnp.where(found, jnp.clip(efficiency, 0, 1), 0)
+    return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)
+
+
+def _bound(F: Array, phi: Callable, base: Array | None, n: int) -> Array:
+    """A certified lower bound on phi over n rows: n times the information of the best weights."""
+    if isinstance(phi, Criterion) and phi.kind == "T":
+        return 1 / (n * jnp.max(jnp.sum(F**2, 1)) + (0 if base is None else jnp.trace(base)))
+    prior = None if base is None else base / n
+    total = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(_scaled, phi, jnp.asarray(n, F.dtype))
+    design = optimal_weights(F, total, prior=prior)
+    lower = design.value * (1 - design.gap)
+    return lower / n if isinstance(phi, Criterion) else lower
+
+
+def _scaled(phi: Callable, n: Array, M: Array) -> Array:
+    return phi(n * M)
+
+
+def _spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) -> Array:
+    """n rows: while some direction is unseen, a row with a large residual outside the span so far; then any row."""
+    N, p = F.shape
+    eps = jnp.finfo(F.dtype).eps
+    l, U = jnp.linalg.eigh(base)
+    seen = U * (l > p * eps * jnp.max(jnp.abs(l))).astype(F.dtype)[None, :]
+    size = jnp.sqrt(jnp.sum(F**2, 1))
+    size = jnp.where(size > 0, size, 1)
+
+    def pick(k, state):
+        rows, residual, taken = state
+        luck = jax.random.uniform(jax.random.fold_in(key, k), (N,), F.dtype, minval=0.01)
+        left = jnp.sum(residual**2, 1)
+        unseen = jnp.any(jnp.sqrt(left) > 1e3 * p * eps * size)
+        score = jnp.where(unseen, left * luck, luck)
+        j = jnp.argmax(jnp.where(taken, -1, score))
+        q = residual[j] * jax.lax.rsqrt(jnp.where(left[j] > 0, left[j], 1))
+        rest = residual - (residual @ q)[:, None] * q[None, :]
+        return rows.at[k].set(j.astype(jnp.int32)), jnp.where(unseen, rest, residual), taken.at[j].set(not replace)
+
+    start = (jnp.zeros(n, jnp.int32), F - (F @ seen) @ seen.T, jnp.zeros(N, bool))
+    return jax.lax.fori_loop(0, n, pick, start)[0]
+
+
+def _swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
+    """phi(M - out out' + f_j f_j') for every j, by rank-two updates where they are known."""
+    kind = phi.kind if isinstance(phi, Criterion) else None
+    if kind not in ("A", "D", "I", "c"):
+        return jax.vmap(lambda f: phi(M - jnp.outer(out, out) + jnp.outer(f, f)))(F)
+    D = inverse(M)
+    v = D @ out
+    d_in, d_out, d_both = jnp.sum((F @ D) * F, 1), out @ v, F @ v
+    ratio = (1 + d_in) * (1 - d_out) + d_both**2  # det M' / det M
+    floor = 10 * M.shape[0] * jnp.finfo(M.dtype).eps
+    regular_after = ratio > floor
+    safe = jnp.where(regular_after, ratio, 1)
+    if kind == "D":
+        value = phi(M) * safe ** (-1 / M.shape[0])
+    else:
+        B = D @ D if kind == "A" else D @ jnp.asarray(phi.moment, M.dtype) @ D
+        u = B @ out
+        a_in, a_out, a_both = jnp.sum((F @ B) * F, 1), out @ u, F @ u
+        value = phi(M) - ((1 - d_out) * a_in + 2 * d_both * a_both - (1 + d_in) * a_out) / safe
+    return jnp.where(regular_after, value, jnp.inf)
+
+
+def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, max_sweeps: int):
+    """Sweeps of single exchanges until one full sweep changes nothing."""
+    n = rows.size
+    rounding = 100 * jnp.finfo(F.dtype).eps
+    information = lambda rows: base + F[rows].T @ F[rows]
+
+    def exchange(i, state):
+        rows, M, changed = state
+        values = _swapped_values(phi, M, F[rows[i]], F)
+        if not replace:
+            values = values.at[rows].set(jnp.inf)
+        j = jnp.argmin(values)
+        better = values[j] < phi(M) * (1 - rounding) - rounding
+        moved = rows.at[i].set(j.astype(jnp.int32))
+        swap = jnp.outer(F[j], F[j]) - jnp.outer(F[rows[i]], F[rows[i]])
+        return jnp.where(better, moved, rows), jnp.where(better, M + swap, M), changed | better
+
+    def sweep(state):
+        rows, _, k = state
+        rows, _, changed = jax.lax.fori_loop(0, n, exchange, (rows, information(rows), jnp.asarray(False)))
+        return rows, changed, k + 1
+
+    going = lambda state: state[1] & (state[2] < max_sweeps)
+    rows, changed, sweeps = jax.lax.while_loop(going, sweep, (rows, jnp.asarray(True), jnp.int32(0)))
+    rows = jnp.sort(rows)
+    M = information(rows)
+    return rows, jnp.where(regular(M), phi(M), jnp.inf), sweeps, ~changed
+
+
+@functools.partial(jax.jit, static_argnames=("n", "replace", "restarts", "max_sweeps"))
+def _search(F, phi, base, key, n, replace, restarts, max_sweeps):
+    def one(key):
+        return _exchange(F, phi, base, _spanning_start(F, base, key, n, replace), replace, max_sweeps)
+
+    rows, values, sweeps, settled = jax.lax.map(one, jax.random.split(key, restarts), batch_size=min(restarts, 8))
+    best = jnp.argmin(values)
+    return rows[best], values[best], sweeps[best], settled[best]

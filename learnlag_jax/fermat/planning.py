@@ -1,0 +1,156 @@
+"""Least-time paths: in which order to observe, for one deadline, for every moment, or step by step.
+
+    path r_1, r_2, ..., r_n;   value after k observations: phi(M_k),   M_k = prior + sum_{j <= k} f_{r_j} f_{r_j}'
+
+greedy    each observation is the best next one
+block     blocks of p observations, each planned as a whole given what came before
+deadline  the n observations as a whole; then ordered so that early prefixes are good too
+
+No nested path is optimal at every n, so the objective must be said. On the sphere greedy is exactly optimal at multiples of p and within 12.5 %
+in between; on real pools planning pays much more. Reference: MATH.md 4.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
+from learnlag_jax.fermat.exact import _swapped_values, exact_design
+from learnlag_jax.fermat.frames import tight_frame
+from learnlag_jax.vocabulary import Array, Status, status_where
+
+OBJECTIVES = ("greedy", "block", "deadline")
+
+
+class Path(NamedTuple):
+    """Observations in order, and what is known after each.
+
+    Attributes:
+        rows: (n, p) the observations.
+        indices: (n,) int32 where they are in the pool; -1 on the sphere.
+        values: (n,) phi after 1 .. n observations; +inf while the information is singular.
+        status: int32, a `Status`: `rank_deficient` if the whole path is singular.
+
+    Example:
+        >>> from learnlag_jax.fermat import Path
+        >>> Path._fields
+        ('rows', 'indices', 'values', 'status')
+    """
+
+    rows: Array
+    indices: Array
+    values: Array
+    status: Array
+
+
+def least_time_path(
+    F,
+    n: int,
+    criterion="A",
+    *,
+    objective: str = "deadline",
+    block: int | None = None,
+    prior=None,
+    replace: bool = True,
+    key=None,
+    restarts: int = 8,
+) -> Path:
+    """A path of n observations that is short in the time of learning: the errors fall as fast as the objective says.
+
+    Args:
+        F: (N, p) pool of candidate rows; or an integer p: every unit vector of R^p is a candidate.
+        n: length of the path, at least p.
+        criterion: a letter, a `Criterion`, or any convex phi(M). On the sphere "A", "D" and "E" have the same optimum.
+        objective: "deadline", "block" or "greedy" (see the module's first lines).
+        block: length of a block; default p.
+        prior: (p, p) information known beforehand; without it, greedy and the order of a path start from 1e-6 of
+            the pool's mean information, which vanishes from `values`.
+        replace: True lets a row be observed more than once.
+        key: typed random key of the exchange restarts.
+        restarts: restarts of each exchange search.
+
+    Returns:
+        `Path`.
+
+    Raises:
+        InputError: unknown objective, n < p, or an infeasible choice (see `exact_design`).
+
+    Example:
+        >>> from learnlag_jax.fermat import least_time_path
+        >>> greedy, planned = (least_time_path(4, 6, objective=o).values[-1] for o in ("greedy", "deadline"))
+        >>> round(float(greedy / planned), 6)  # 1 + rho (1 - rho) / (k (k + 1)) with k = 1, rho = 1/2
+        1.125
+
+    Reference: MATH.md 4.
+    """
+    checks.require(
+        objective in OBJECTIVES, "objective", repr(objective), f"one of {', '.join(OBJECTIVES)}", "see the docstring"
+    )
+    if isinstance(F, int):
+        return _on_sphere(F, n, as_criterion(criterion), objective)
+    F, phi = wide_rows(F), as_criterion(criterion)
+    checks.finite(F, "F")
+    N, p = F.shape
+    checks.require(
+        n >= p or prior is not None, "n", n, f"at least p = {p}", "fewer rows cannot estimate every parameter"
+    )
+    checks.require(replace or n <= N, "n", n, f"at most N = {N} without replacement", "pass replace=True")
+    base = jnp.zeros((p, p), F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
+    small = base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / N * F.T @ F if prior is None else base
+    phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
+    options = {"replace": replace, "restarts": restarts, "key": key}
+    if objective == "greedy":
+        chosen = _greedy(F, phi, small, n, replace)
+    elif objective == "deadline":
+        rows = exact_design(F, n, phi, prior=prior, **options).rows
+        chosen = rows[_greedy(F[rows], phi, small, n, False)]
+    else:
+        chosen = _blocks(F, phi, base, small, n, p if block is None else block, options)
+    return _path(F, phi, base, chosen)
+
+
+def _path(F: Array, phi: Callable, base: Array, chosen: Array) -> Path:
+    rows = F[chosen]
+    totals = base[None] + jnp.cumsum(rows[:, :, None] * rows[:, None, :], 0)
+    values = jax.lax.map(phi, totals, batch_size=256)
+    return Path(rows, chosen, values, status_where(~jnp.isfinite(values[-1]), Status.rank_deficient))
+
+
+def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
+    checks.require(n >= p >= 1, "n", n, f"at least p = {p}", "fewer rows cannot span the space")
+    basis = jnp.eye(p)[jnp.arange(n) % p]  # the least eigenvector each time: a round-robin
+    rows = tight_frame(n, p) if objective == "deadline" else basis
+    nothing = jnp.zeros((p, p), rows.dtype)
+    path = _path(rows, phi, nothing, jnp.arange(n))
+    return path._replace(indices=jnp.full(n, -1, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("n", "replace"))
+def _greedy(F: Array, phi: Callable, base: Array, n: int, replace: bool) -> Array:
+    """The best next row, n times."""
+
+    def step(state, _):
+        M, taken = state
+        values = jnp.where(taken, jnp.inf, _swapped_values(phi, M, jnp.zeros_like(F[0]), F))
+        j = jnp.argmin(values).astype(jnp.int32)
+        return (M + jnp.outer(F[j], F[j]), taken.at[j].set(not replace)), j
+
+    return jax.lax.scan(step, (base, jnp.zeros(F.shape[0], bool)), length=n)[1]
+
+
+def _blocks(F: Array, phi: Callable, base: Array, small: Array, n: int, block: int, options: dict) -> Array:
+    chosen = jnp.zeros(0, jnp.int32)
+    left = jnp.arange(F.shape[0], dtype=jnp.int32)
+    while chosen.size < n:
+        size = min(block, n - chosen.size)
+        fixed = F[chosen] if chosen.size else None
+        rows = left[exact_design(F[left], size, phi, fixed=fixed, prior=base, **options).rows]
+        known = small + F[chosen].T @ F[chosen]
+        chosen = jnp.concatenate([chosen, rows[_greedy(F[rows], phi, known, size, False)]])
+        if not options["replace"]:
+            left = jnp.setdiff1d(left, rows)
+    return chosen
