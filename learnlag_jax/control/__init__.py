@@ -34,8 +34,8 @@ from learnlag_jax.control.problem import hamiltonian as hamiltonian
 from learnlag_jax.control.problem import lagrangian as lagrangian
 from learnlag_jax.control.problem import minimise as minimise
 from learnlag_jax.control.receding import mpc_step as mpc_step
-from learnlag_jax.control.riccati import Regulator as Regulator
-from learnlag_jax.control.riccati import lqr as lqr
+from learnlag_jax.control.regulator import Regulator as Regulator
+from learnlag_jax.control.regulator import lqr as lqr
 from learnlag_jax.control.sources import mdp_from_gymnasium as mdp_from_gymnasium
 from learnlag_jax.control.sources import mdp_from_problem as mdp_from_problem
 from learnlag_jax.control.sources import mdp_functions as mdp_functions

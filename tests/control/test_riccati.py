@@ -7,6 +7,8 @@ import pytest
 
 from learnlag_jax import InputError, Status
 from learnlag_jax.control import lqr, solve, total_reward
+from learnlag_jax.control.parallel import parallel_sweep
+from learnlag_jax.control.riccati import Quadratic
 from learnlag_jax.testing import assert_close
 from tests.control.systems import lq_problem, random_lq
 
@@ -99,3 +101,30 @@ def test_regulator_and_newton_agree_and_gradients_flow(float64):
     cost = lambda lq: s0 @ lqr(**lq).P[0] @ s0 / 2 + lqr(**lq).p[0] @ s0 + lqr(**lq).value[0]
     ours = jax.grad(lambda lq: -solve(lq_problem(lq), s0, start, lq).value)(lq)
     assert_close(ours["B"], jax.grad(cost)(lq)["B"], ulps=2**14)
+
+
+def test_parallel_equals_sequential_and_is_shallow(dtype):
+    lq = random_lq(dtype, n=37)
+    one, other = lqr(**lq), lqr(**lq, parallel=True)
+    assert int(other.status) == 0
+    assert int(other.steps) == 12
+    scale = float(jnp.max(jnp.abs(one.P)) + jnp.max(jnp.abs(one.p)))
+    for x, y in ((one.P, other.P), (one.p, other.p), (one.K, other.K)):
+        assert_close(y, x, ulps=2**13, scale=scale)
+    assert_close(other.value, one.value, ulps=2**15, scale=float(jnp.max(jnp.abs(one.value))))
+    assert other.residual <= 256 * jnp.finfo(dtype).eps
+
+
+def test_parallel_falls_back_when_control_is_cheap_and_keeps_its_digits():
+    lq = random_lq(jnp.float32, n=37)
+    cheap = {**lq, "R": lq["R"] * 1e-6, "M": lq["M"] * 0, "r": lq["r"] * 0}
+    exact = lqr(**{name: jnp.asarray(np.asarray(x), jnp.float64) for name, x in cheap.items()})
+    got = lqr(**cheap, parallel=True)
+    assert int(got.steps) == 37
+    assert_close(got.P, jnp.asarray(exact.P, jnp.float32), ulps=512)
+    singular = lqr(**{**cheap, "R": cheap["R"] * 0}, parallel=True)
+    assert int(singular.status) == 0
+    assert int(singular.steps) == 37
+    stages = {name: x for name, x in cheap.items() if name not in ("Qn", "qn")}
+    (P, *_), misfit = parallel_sweep(Quadratic(**stages), cheap["Qn"], cheap["qn"])
+    assert misfit > 64 * 3 * jnp.finfo(jnp.float32).eps
