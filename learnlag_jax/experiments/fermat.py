@@ -337,7 +337,7 @@ def pool_figure(curves: dict) -> Figure:
     def draw(fig, series):
         c, d = series["curves"], series["planned"]
         ax = fig.subplots()
-        top = 60.0
+        top = 10.0
         ax.fill_between(
             c["n"], np.minimum(c["random 5 %"], top), np.minimum(c["random 95 %"], top), color=GREY, alpha=0.2, lw=0
         )
@@ -345,8 +345,9 @@ def pool_figure(curves: dict) -> Figure:
         ax.plot(c["n"], c["greedy"], color=ORANGE, label="greedy")
         ax.plot(d["n"], d["planned"], "o", ms=4, color=BLUE, label="planned for that deadline")
         ax.plot(c["n"], c["bound"], color=GREEN, lw=1.2, ls="--", label="bound for any design")
-        ax.set(xlabel="patients observed", ylabel="prediction error / noise variance", yscale="log", ylim=(1.1, top))
-        ax.set_yticks([1.2, 1.5, 2, 3, 5, 10, 20, 50], ["1.2", "1.5", "2", "3", "5", "10", "20", "50"])
+        ax.set(xlabel="patients observed", ylabel="prediction error / noise variance", yscale="log", ylim=(1.08, top))
+        ax.set_yticks([1.1, 1.2, 1.5, 2, 3, 5, 10], ["1.1", "1.2", "1.5", "2", "3", "5", "10"])
+        ax.minorticks_off()
         ax.legend()
 
     return Figure(

@@ -56,7 +56,7 @@ class Design(NamedTuple):
     steps: Array
 
 
-def equivalence_gap(M, F, criterion="A", *, prior=None) -> Array:
+def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Array:
     """Certified bound on 1 - efficiency of the information matrix of a design, from the whole pool.
 
         homogeneous phi, no prior:  phi* >= phi(M)^2 / max_i f_i' G f_i
@@ -105,7 +105,9 @@ def certificate(phi: Callable, M: Array, F: Array, prior: Array | None):
     return jnp.where(ok, jnp.clip(gap, 0, 1), 1), jnp.where(ok, worst / spent - 1, jnp.inf), s
 
 
-def optimal_weights(F, criterion="A", *, prior=None, tol: float | None = None, max_rounds: int = 60) -> Design:
+def optimal_weights(
+    F, criterion: str | Callable = "A", *, prior=None, tol: float | None = None, max_rounds: int = 60
+) -> Design:
     """The optimal approximate design on a candidate pool, certified over the whole pool.
 
         min over w >= 0, sum w = 1 of phi(sum_i w_i f_i f_i' + prior)

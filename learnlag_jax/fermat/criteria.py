@@ -11,6 +11,7 @@ Pukelsheim, Optimal Design of Experiments (1993), chapters 5, 6; MATH.md 4.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +187,7 @@ class Criterion:
                 return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
 
 
-def criterion(kind: str, vector=None, *, moment=None, region=None, q=None) -> Criterion:
+def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any = None, q: Any = None) -> Criterion:
     """A design criterion by its letter: a convex loss of the information matrix, homogeneous of degree -1.
 
         A  tr M^-1               total variance of the estimates
@@ -247,7 +248,7 @@ def criterion(kind: str, vector=None, *, moment=None, region=None, q=None) -> Cr
     return Criterion(kind, moment, region, q)
 
 
-def as_criterion(phi) -> Callable:
+def as_criterion(phi: str | Callable) -> Callable:
     """A letter that needs no option, a `Criterion`, or any convex `phi(M)` of the user's."""
     return criterion(phi) if isinstance(phi, str) else phi
 

@@ -48,7 +48,7 @@ class ExactDesign(NamedTuple):
 def exact_design(
     F,
     n: int,
-    criterion="A",
+    criterion: str | Callable = "A",
     *,
     replace: bool = True,
     fixed=None,

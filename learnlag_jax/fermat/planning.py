@@ -50,7 +50,7 @@ class Path(NamedTuple):
 def least_time_path(
     F,
     n: int,
-    criterion="A",
+    criterion: str | Callable = "A",
     *,
     objective: str = "deadline",
     block: int | None = None,

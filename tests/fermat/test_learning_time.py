@@ -1,0 +1,107 @@
+"""Times to a threshold: monotone curves agree, others part, censored runs are named, derivatives follow the chord."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError, Status
+from learnlag_jax.fermat import time_by_rate, time_to_threshold
+from learnlag_jax.testing import assert_close
+
+
+def _three(t, error, threshold):
+    return [float(time_to_threshold(t, error, threshold, kind).value) for kind in ("first", "last", "occupation")]
+
+
+@hypothesis.given(st.integers(0, 10_000))
+def test_all_three_agree_on_monotone_curves_and_count_from_zero(seed):
+    rng = np.random.default_rng(seed)
+    error = jnp.asarray(np.sort(rng.exponential(size=20))[::-1].copy())
+    t = jnp.asarray(np.cumsum(rng.exponential(size=20)))
+    threshold = float(rng.uniform(error[-1], error[0]))
+    first, last, occupation = _three(t, error, threshold)
+    assert first == last
+    assert occupation == pytest.approx(first, rel=1e-5)
+    assert first == float(t[int(np.argmax(np.asarray(error) <= threshold))])
+
+
+def test_they_part_when_the_curve_comes_back(dtype):
+    t, error = jnp.arange(6, dtype=dtype), jnp.asarray([5, 1, 4, 4, 1, 0], dtype)
+    assert _three(t, error, 2.0) == [1.0, 4.0, 3.0]
+
+
+def test_not_reached_is_censored_not_dropped(dtype):
+    t, error = jnp.arange(1, 5, dtype=dtype), jnp.asarray([5, 1, 4, jnp.nan], dtype)
+    never = time_to_threshold(t, error, 0.5)
+    assert (float(never.value), bool(never.reached), float(never.lower), int(never.status)) == (np.inf, False, 4.0, Status.not_reached)
+    for kind, lower in (("last", 4.0), ("occupation", 3.0)):  # ends above; above at t = 0..2 and 3..4
+        end = time_to_threshold(t, error, 2.0, kind)
+        assert (bool(end.reached), float(end.value), float(end.lower)) == (False, np.inf, lower)
+    assert bool(time_to_threshold(t, error, 2.0).reached)
+
+
+def test_nan_counts_as_above(dtype):
+    t, error = jnp.arange(4, dtype=dtype), jnp.asarray([jnp.inf, jnp.nan, 3.0, 1.0], dtype)
+    assert _three(t, error, 2.0) == [3.0, 3.0, 3.0]
+
+
+def test_already_there_takes_no_time(dtype):
+    t, error = jnp.arange(3, dtype=dtype), jnp.asarray([1.0, 0.5, 0.2], dtype)
+    assert _three(t, error, 2.0) == [0.0, 0.0, 0.0]
+    assert float(time_by_rate(t, error, 2.0).value) == 0.0
+
+
+@hypothesis.given(st.integers(0, 10_000))
+def test_both_integrals_of_eq_5_are_one_number(seed):
+    rng = np.random.default_rng(seed)
+    error = jnp.asarray(np.sort(rng.exponential(size=20) + 0.01 * np.arange(20))[::-1].copy())
+    t = jnp.asarray(np.concatenate([[0.0], np.cumsum(rng.exponential(size=19) + 0.1)]))
+    threshold = float(rng.uniform(error[-1], error[0]))
+    rate = float(time_by_rate(t, error, threshold).value)
+    assert rate == pytest.approx(float(time_to_threshold(t, error, threshold, interpolate=True).value), rel=1e-4)
+    assert rate != pytest.approx(float(time_by_rate(t, error**2, threshold).value), rel=1e-4)  # control: another eta
+
+
+def test_rate_integral_refuses_curves_that_rise(dtype):
+    t, error = jnp.arange(4, dtype=dtype), jnp.asarray([4.0, 2.0, 3.0, 1.0], dtype)
+    bad = time_by_rate(t, error, 1.5)
+    assert np.isnan(float(bad.value))
+    assert int(bad.status) == Status.out_of_domain
+    short = time_by_rate(t, jnp.asarray([4.0, 3.0, 2.0, 1.0], dtype), 0.5)
+    assert (float(short.value), float(short.lower), int(short.status)) == (np.inf, 3.0, Status.not_reached)
+
+
+def test_gradient_of_an_interpolated_crossing_is_implicit(dtype):
+    t, error = jnp.arange(5, dtype=dtype), jnp.asarray([8, 4, 3, 1.5, 1], dtype)
+    crossing = lambda e, theta: time_to_threshold(t, e, theta, interpolate=True).value
+    assert_close(crossing(error, 2.0), jnp.asarray(2 + 1 / 1.5, dtype), ulps=8)
+    d_error, d_theta = jax.grad(crossing, (0, 1))(error, jnp.asarray(2.0, dtype))
+    slope = -1.5  # of the chord through the crossing
+    assert_close(d_theta, jnp.asarray(1 / slope, dtype), ulps=8)
+    share = (3 - 2) / 1.5
+    assert_close(d_error, jnp.asarray([0, 0, (1 - share) / -slope, share / -slope, 0], dtype), ulps=32)
+
+
+def test_batches_and_jit(dtype):
+    t = jnp.arange(5, dtype=dtype)
+    errors = jnp.asarray([[5, 4, 3, 2, 1], [5, 5, 5, 5, 5]], dtype)
+    times = jax.jit(jax.vmap(lambda e: time_to_threshold(t, e, 2.5)))(errors)
+    assert times.value.tolist() == [3.0, np.inf]
+    assert times.status.tolist() == [0, int(Status.not_reached)]
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: time_to_threshold(jnp.arange(3.0), jnp.ones(2), 0.5), "error"),
+        (lambda: time_to_threshold(jnp.array([0.0, 2.0, 1.0]), jnp.ones(3), 0.5), "increasing"),
+        (lambda: time_to_threshold(jnp.arange(3.0), jnp.ones(3), 0.5, "never"), "first, last, occupation"),
+        (lambda: time_to_threshold(jnp.arange(3.0), jnp.ones(3), 0.5, "occupation", interpolate=True), "interpolate"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
