@@ -173,18 +173,22 @@ def results(chapters: Sequence[Chapter], facts: Mapping[str, str]) -> dict:
 
 def show(chapters: Sequence[Chapter], out: Path) -> None:
     """The residual table on the terminal."""
+    from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "chapter", "equation", "claim", "residual", "tolerance", "control", "", title="stationarity residuals"
-    )
+    table = Table(title="stationarity residuals", box=box.SIMPLE_HEAD)
+    table.add_column("equation", no_wrap=True)
+    table.add_column("claim", ratio=1)
+    for name in ("residual", "tolerance", "control", ""):
+        table.add_column(name, no_wrap=True, justify="right")
     for chapter in chapters:
+        table.add_row(f"[bold]{chapter.name}[/]")
         for claim in chapter.claims:
             numbers = [f"{x:.1e}" for x in (claim.residual, claim.tolerance, claim.control_residual)]
             verdict = "[green]verified[/]" if claim.verified else "[red]FAILED[/]"
-            table.add_row(chapter.name, claim.equation, escape(claim.statement), *numbers, verdict)
+            table.add_row(claim.equation.split(",")[0], escape(claim.statement), *numbers, verdict)
     console = Console()
     console.print(table)
     claims = [claim for chapter in chapters for claim in chapter.claims]

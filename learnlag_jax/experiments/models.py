@@ -1,0 +1,181 @@
+"""Small language models trained here: a transformer on bytes (flax nnx), and the k-gram that cannot learn in context.
+
+Text is UTF-8 bytes, so the vocabulary is 256 and nothing needs a tokenizer. A model is a function tokens (T,) -> logits
+(T, 256): row t predicts token t from the tokens before it (a start symbol stands before the first).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from learnlag_jax import checks
+from learnlag_jax.vocabulary import Array, PyTree
+
+VOCABULARY = 256
+
+
+class Config(NamedTuple):
+    """Sizes of the transformer."""
+
+    width: int = 96
+    layers: int = 3
+    heads: int = 4
+    context: int = 96
+
+
+def rotary(x: Array, base: float = 1e4) -> Array:
+    """Rotate the halves of each head by angles that grow with position: attention then sees distances only."""
+    half = x.shape[-1] // 2
+    angle = jnp.arange(len(x), dtype=x.dtype)[:, None] * base ** (-jnp.arange(half, dtype=x.dtype) / half)[None, :]
+    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and a gelu layer of four times the width."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        width = config.width
+        self.heads = config.heads
+        self.norm_in, self.norm_mid = nnx.RMSNorm(width, rngs=rngs), nnx.RMSNorm(width, rngs=rngs)
+        self.mix = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
+        self.out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        q, k, v = jnp.split(self.mix(self.norm_in(x)).reshape(len(x), self.heads, -1), 3, axis=-1)
+        attended = jax.nn.dot_product_attention(rotary(q), rotary(k), v, is_causal=True)
+        x = x + self.out(attended.reshape(x.shape))
+        return x + self.down(jax.nn.gelu(self.up(self.norm_mid(x))))
+
+
+class Transformer(nnx.Module):
+    """A causal transformer on bytes with rotary positions and a start symbol."""
+
+    def __init__(self, config: Config, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(VOCABULARY + 1, config.width, rngs=rngs)
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.width, rngs=rngs)
+        self.head = nnx.Linear(config.width, VOCABULARY, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens: Array) -> Array:
+        """Logits (T, 256); row t sees the tokens before t only."""
+        before = jnp.concatenate([jnp.full((1,), VOCABULARY, tokens.dtype), tokens[:-1]])
+        x = self.embed(before)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+def transformer(config: Config, rngs: nnx.Rngs) -> tuple[Callable, PyTree]:
+    """The model as a pure function: `apply(params, tokens) -> logits`, and its initial parameters."""
+    graph, params = nnx.split(Transformer(config, rngs))
+    return lambda params, tokens: nnx.merge(graph, params)(tokens), params
+
+
+def is_held_out(name: str, share: float = 0.1) -> bool:
+    """Whether a document is for testing: decided by a stable hash of its name, never by its neighbours."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) < share * 2**32
+
+
+def split_documents(documents: Iterable[tuple[str, str]], share: float = 0.1) -> tuple[list[bytes], list[bytes]]:
+    """Training and held-out documents as UTF-8 bytes."""
+    train, test = [], []
+    for name, text in documents:
+        (test if is_held_out(name, share) else train).append(text.encode("utf-8"))
+    return train, test
+
+
+class Windows(NamedTuple):
+    """Random windows of text: tokens (W, T) int32, and the document each was cut from (W,)."""
+
+    tokens: np.ndarray
+    documents: np.ndarray
+
+
+def windows(documents: list[bytes], length: int, count: int, rng: np.random.Generator) -> Windows:
+    """`count` windows of `length` bytes at random places; a document is chosen in proportion to its places."""
+    places = np.array([max(0, len(text) - length + 1) for text in documents])
+    checks.require(places.sum(), "documents", f"none of {length} bytes", f"length <= {length}", "use shorter windows")
+    ids = rng.choice(len(documents), size=count, p=places / places.sum())
+    starts = (rng.random(count) * places[ids]).astype(int)
+    cut = [np.frombuffer(documents[i], np.uint8, length, s) for i, s in zip(ids, starts, strict=True)]
+    return Windows(np.stack(cut).astype(np.int32), ids)
+
+
+def cross_entropy(apply: Callable, params: PyTree, tokens: Array) -> Array:
+    """Mean surprisal of a batch (B, T), nats per byte."""
+    logits = jax.vmap(apply, (None, 0))(params, tokens)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean()
+
+
+class Fitted(NamedTuple):
+    """Trained parameters and the training loss of every step (nats per byte)."""
+
+    params: PyTree
+    losses: np.ndarray
+
+
+def train(apply: Callable, params: PyTree, optimiser, batches: np.ndarray, track: Callable, label: str) -> Fitted:
+    """Minimise the cross-entropy over `batches` (steps, B, T), one optimiser step a batch."""
+
+    @jax.jit
+    def chunk(params, state, batches):
+        def step(carry, tokens):
+            params, state = carry
+            loss, gradient = jax.value_and_grad(lambda p: cross_entropy(apply, p, tokens))(params)
+            updates, state = optimiser.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), loss
+
+        (params, state), losses = jax.lax.scan(step, (params, state), batches)
+        return params, state, losses
+
+    state, losses = optimiser.init(params), []
+    for part in track(np.array_split(batches, max(1, len(batches) // 20)), label):
+        params, state, loss = chunk(params, state, part)
+        losses.append(np.asarray(loss))
+    return Fitted(params, np.concatenate(losses))
+
+
+def score(apply: Callable, params: PyTree, tokens: np.ndarray, surprisal: Callable, batch: int = 64) -> np.ndarray:
+    """Velocities (W, T), nats per byte, of windows of text under a model."""
+    one = lambda x: surprisal(apply(params, x), x)
+    return np.asarray(jax.jit(lambda all_tokens: jax.lax.map(one, all_tokens, batch_size=batch))(jnp.asarray(tokens)))
+
+
+def kgram(documents: list[bytes], k: int, smoothing: float = 0.1) -> Callable:
+    """A k-gram: `apply(tokens) -> log-probabilities (T, 256)` from the k - 1 bytes before, shorter at the start.
+
+    p(x | context) = (count(context, x) + smoothing) / (count(context) + 256 smoothing), for each context length.
+    """
+    text = np.frombuffer(b"\n\n".join(documents), np.uint8).astype(np.int64)
+
+    def table(order):
+        code = np.zeros(len(text) - order, np.int64)
+        for i in range(order + 1):
+            code = code * VOCABULARY + text[i : len(text) - order + i]
+        counts = np.bincount(code, minlength=VOCABULARY ** (order + 1)).reshape(-1, VOCABULARY).astype(np.float32)
+        counts += np.float32(smoothing)
+        return jnp.log(counts / counts.sum(1, keepdims=True))
+
+    tables = [table(order) for order in range(k)]
+
+    def apply(tokens):
+        at = jnp.arange(len(tokens))
+        rows = tables[0][jnp.zeros_like(tokens)]
+        context = jnp.zeros_like(tokens)
+        for order in range(1, k):
+            before = jnp.roll(tokens, order)
+            context = context + before * VOCABULARY ** (order - 1)
+            rows = jnp.where((at >= order)[:, None], tables[order][context], rows)
+        return rows
+
+    return apply

@@ -1,0 +1,114 @@
+"""Position, velocity and acceleration of information along a text.
+
+    I(s_<=t) = -log p(s_<=t) = sum of v         v(t) = -log p(x_t | x_<t)         a(t) = v(t+1) - v(t)     (eq. 1)
+
+t counts tokens from 1; nats, nats per token, nats per token squared. The chain rule makes position the exact sum of
+velocities. Comes from: `log_probs`. Goes to: `curves`. Reference: MATH.md section 1.
+"""
+
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.information.log_probs import NATS_PER_BIT
+from learnlag_jax.vocabulary import Array
+
+
+def _sequence(x, argument: str) -> Array:
+    x = jnp.asarray(x)
+    checks.floating(x, argument)
+    ok = x.ndim >= 1 and x.shape[-1] >= 1
+    checks.require(ok, argument, checks.describe(x), "a last axis of at least one token", "score a longer text")
+    return x
+
+
+def position(v: Array) -> Array:
+    """The information seen so far, the running sum of velocities.
+
+        I(t) = v(1) + ... + v(t) = -log p(x_1, ..., x_t)
+
+    Args:
+        v: (..., T) velocities, nats per token; masked entries (NaN) count as zero.
+
+    Returns:
+        (..., T) nats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import position
+        >>> position(jnp.array([3.0, 2.0, 1.0])).tolist()
+        [3.0, 5.0, 6.0]
+
+    Reference: MATH.md section 1 (chain rule).
+    """
+    v = _sequence(v, "v")
+    return jnp.cumsum(jnp.where(jnp.isnan(v), jnp.zeros_like(v), v), axis=-1)
+
+
+def velocity(position: Array) -> Array:
+    """The rate of information, the first difference of position from I(0) = 0.
+
+        v(t) = I(t) - I(t-1)
+
+    Args:
+        position: (..., T) nats.
+
+    Returns:
+        (..., T) nats per token.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import velocity
+        >>> velocity(jnp.array([3.0, 5.0, 6.0])).tolist()
+        [3.0, 2.0, 1.0]
+
+    Reference: MATH.md section 1.
+    """
+    I = _sequence(position, "position")
+    return jnp.diff(I, axis=-1, prepend=jnp.zeros_like(I[..., :1]))
+
+
+def acceleration(v: Array) -> Array:
+    """The change of velocity from one token to the next.
+
+        a(t) = v(t+1) - v(t)      (eq. 1)
+
+    Args:
+        v: (..., T) nats per token, T >= 2.
+
+    Returns:
+        (..., T - 1) nats per token squared; NaN beside a masked token.
+
+    Raises:
+        InputError: fewer than two tokens.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import acceleration
+        >>> acceleration(jnp.array([3.0, 2.0, 1.5])).tolist()
+        [-1.0, -0.5]
+
+    Reference: MATH.md section 1; eq. 1.
+    """
+    v = _sequence(v, "v")
+    checks.require(v.shape[-1] >= 2, "v", checks.describe(v), "at least two tokens", "score a longer text")
+    return jnp.diff(v, axis=-1)
+
+
+def bits(nats: Array) -> Array:
+    """Nats in bits: divided by log 2.
+
+    Args:
+        nats: any array.
+
+    Returns:
+        The same shape, bits.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import bits
+        >>> round(float(bits(jnp.log(8.0))), 6)
+        3.0
+
+    Reference: MATH.md section 1 (nats).
+    """
+    return jnp.asarray(nats) / NATS_PER_BIT
