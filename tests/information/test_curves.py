@@ -1,0 +1,95 @@
+"""Curves: bands with the stated coverage, a fit that finds what was put in, a test with the stated size and power."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError
+from learnlag_jax.information import decay_fit, deceleration_test, in_context_curve
+from learnlag_jax.testing import assert_close
+
+T, WINDOWS = 24, 48
+
+
+def _noise(key, dtype, windows=WINDOWS):
+    """Windows whose tokens share a common shift: dependent within, independent between."""
+    a, b = jax.random.split(key)
+    return jax.random.normal(a, (windows, T), dtype) + jax.random.normal(b, (windows, 1), dtype)
+
+
+def test_the_curve_is_the_mean_and_its_difference(dtype):
+    v = _noise(jax.random.key(0), dtype)
+    curve = in_context_curve(v)
+    assert_close(curve.mean, v.mean(0))
+    assert_close(curve.acceleration, jnp.diff(v.mean(0)), scale=3.0)
+    assert curve.t.tolist() == list(range(1, T + 1))
+    assert bool(jnp.all((curve.low <= curve.mean) & (curve.mean <= curve.high)))
+
+
+def test_the_spread_of_the_replicates_is_the_standard_error_of_the_windows(float64):
+    v = _noise(jax.random.key(1), float64, windows=400)
+    spread = in_context_curve(v, replicates=2000).replicates.std(0)
+    expected = v.std(0) / np.sqrt(400)
+    assert float(jnp.max(jnp.abs(spread / expected - 1))) < 5 / np.sqrt(2 * 2000)  # five standard errors of a spread
+
+
+def test_windows_of_one_document_are_drawn_together(float64):
+    v = jnp.repeat(_noise(jax.random.key(2), float64, windows=40), 5, axis=0)
+    documents = np.repeat(np.arange(40), 5)
+    together = in_context_curve(v, documents=documents, replicates=1000).replicates.std(0)
+    apart = in_context_curve(v, replicates=1000).replicates.std(0)
+    ratio = together / apart
+    assert bool(jnp.all(ratio > 1.8))  # sqrt(5) = 2.24: pretending the copies are independent is wrong by that factor
+
+
+def test_the_test_keeps_its_size_and_has_power(float64):
+    draws = 200
+    keys = jax.random.split(jax.random.key(3), draws)
+    falling = 0.8 * jnp.arange(1.0, T + 1) ** -0.5
+
+    @jax.jit
+    @jax.vmap
+    def p_values(key):
+        noise = _noise(key, float64)
+        curve = lambda v: in_context_curve(v, key=jax.random.fold_in(key, 1), replicates=100)
+        return jnp.stack([deceleration_test(curve(noise + x[None])).p_value for x in (0 * falling, -falling, falling)])
+
+    flat, rising, fell = np.asarray(p_values(keys)).T
+    rejected = float((flat < 0.05).mean())
+    error = np.sqrt(0.05 * 0.95 / draws)
+    assert abs(rejected - 0.05) < 4 * error
+    assert (rising < 0.05).mean() < 0.01
+    assert (fell < 0.05).mean() > 0.95
+
+
+@pytest.mark.parametrize("truth", [(2.0, 3.0, 1.0, 0.5), (0.7, 1.5, 0.0, 1.0), (0.0, 4.0, 4.0, 0.3)])
+def test_the_fit_finds_the_decay_that_was_put_in(float64, truth):
+    t = jnp.arange(1.0, 97.0)
+    v_inf, c, t0, b = truth
+    v = v_inf + c * (t + t0) ** -b
+    fit = decay_fit(in_context_curve(jnp.tile(v[None], (2, 1)), replicates=4))
+    assert float(fit.residual) < 1e-4
+    assert abs(float(fit.b) - b) < 0.02
+    assert abs(float(fit.v_inf) - v_inf) < 0.02
+
+
+def test_a_flat_curve_has_its_mean_as_limit(dtype):
+    fit = decay_fit(in_context_curve(jnp.full((3, T), 1.5, dtype), replicates=4))
+    assert_close(fit.v_inf + fit.c * (24 + fit.t0) ** -fit.b, jnp.asarray(1.5, dtype), ulps=256)
+
+
+@pytest.mark.parametrize(
+    "v, message",
+    [
+        (jnp.ones((1, 5)), "at least 2 windows"),
+        (jnp.ones((5, 1)), "at least 2 windows of 2 tokens"),
+        (jnp.ones(5), r"shape \(W, T\)"),
+        (jnp.array([[1.0, 2.0], [jnp.nan, 1.0]]), r"nan at index \(1, 0\)"),
+    ],
+)
+def test_bad_input_is_refused_by_name(v, message):
+    with pytest.raises(InputError, match=message):
+        in_context_curve(v)
+    with pytest.raises(InputError, match="start"):
+        deceleration_test(in_context_curve(jnp.ones((2, 3))), start=3)

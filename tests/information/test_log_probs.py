@@ -1,0 +1,97 @@
+"""Surprisal: the definition, invariance, the chunked sum against the whole one, and what must be refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learnlag_jax import DTypeError, InputError
+from learnlag_jax.information import check_log_probs, chunked_surprisal, surprisal
+from learnlag_jax.testing import assert_close
+
+
+def _drawn(seed, dtype, rows=7, vocabulary=11):
+    a, b = jax.random.split(jax.random.key(seed))
+    logits = 3 * jax.random.normal(a, (rows, vocabulary), dtype)
+    return logits, jax.random.randint(b, (rows,), 0, vocabulary)
+
+
+def test_surprisal_is_minus_the_log_of_the_softmax(dtype):
+    logits, tokens = _drawn(0, dtype)
+    p = np.exp(np.asarray(logits, np.float64))
+    p /= p.sum(1, keepdims=True)
+    expected = -np.log(p[np.arange(7), np.asarray(tokens)])
+    assert_close(surprisal(logits, tokens), jnp.asarray(expected, dtype), scale=10.0)
+    wrong = surprisal(jnp.roll(logits, 1, axis=0), tokens)  # each row asked one token too late
+    assert float(jnp.max(jnp.abs(wrong - jnp.asarray(expected, dtype)))) > 0.1
+
+
+@given(st.integers(0, 10_000), st.floats(-50, 50))
+def test_a_constant_added_to_all_logits_changes_nothing(seed, shift):
+    logits, tokens = _drawn(seed, jnp.float32)
+    assert_close(surprisal(logits + jnp.float32(shift), tokens), surprisal(logits, tokens), scale=50.0)
+
+
+def test_probabilities_of_all_tokens_sum_to_one(dtype):
+    logits, _ = _drawn(1, dtype)
+    every = [jnp.full(7, token, jnp.int32) for token in range(11)]
+    total = sum(jnp.exp(-surprisal(logits, tokens)) for tokens in every)
+    assert_close(total, jnp.ones(7, dtype))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 64])
+def test_the_chunked_sum_equals_the_whole_one_with_its_gradient(dtype, chunk):
+    a, b, c = jax.random.split(jax.random.key(2), 3)
+    states, embedding = jax.random.normal(a, (5, 3), dtype), jax.random.normal(b, (11, 3), dtype)
+    tokens = jax.random.randint(c, (5,), 0, 11)
+    whole = lambda h, E: surprisal(h @ E.T, tokens).sum()
+    pieces = lambda h, E: chunked_surprisal(h, E, tokens, chunk=chunk).sum()
+    for f in (lambda g: g(states, embedding), lambda g: jax.grad(g, (0, 1))(states, embedding)):
+        assert_close(f(pieces), f(whole), ulps=256)
+
+
+def test_the_chunked_sum_never_builds_the_table():
+    rows, vocabulary, chunk = 64, 4096, 256
+    args = jnp.zeros((rows, 8), jnp.float32), jnp.zeros((vocabulary, 8), jnp.float32), jnp.zeros(rows, jnp.int32)
+    memory = lambda f: jax.jit(jax.grad(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
+    small = memory(lambda h, E, x: chunked_surprisal(h, E, x, chunk=chunk).sum())
+    whole = memory(lambda h, E, x: surprisal(h @ E.T, x).sum())
+    table = 4 * rows * vocabulary
+    assert small < table / 2
+    assert whole >= table  # the control: the plain way does build it
+
+
+def test_masked_tokens_are_marked_and_narrow_logits_are_widened():
+    logits, tokens = _drawn(3, jnp.float32)
+    v = surprisal(logits, tokens, jnp.arange(7) != 2)
+    assert jnp.isnan(v).tolist() == [False, False, True, False, False, False, False]
+    assert surprisal(logits.astype(jnp.bfloat16), tokens).dtype == jnp.float32
+
+
+def test_a_row_of_minus_infinity_is_not_a_number_and_an_impossible_token_is_infinite():
+    logits = jnp.array([[-jnp.inf, -jnp.inf], [0.0, -jnp.inf]])
+    v = surprisal(logits, jnp.array([0, 1]))
+    assert jnp.isnan(v[0])
+    assert v[1] == jnp.inf
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda x: surprisal(x, jnp.array([0, 5])), InputError, "tokens: got 5 at index 1"),
+        (lambda x: surprisal(x, jnp.array([-1, 0])), InputError, "tokens: got -1 at index 0"),
+        (lambda x: surprisal(x, jnp.array([0])), InputError, "tokens: got"),
+        (lambda x: surprisal(x, jnp.array([0.0, 1.0])), DTypeError, "integer ids"),
+        (lambda x: surprisal(x[0], jnp.array([0])), InputError, "logits"),
+        (lambda x: surprisal(x, jnp.array([0, 1]), jnp.ones(3, bool)), InputError, "mask"),
+        (lambda x: check_log_probs([-1.0, 0.5]), InputError, "maximum 0.5"),
+        (lambda x: check_log_probs([-1.0, float("nan")]), InputError, "NaN"),
+        (lambda x: check_log_probs([float("-inf")] * 2), InputError, "-inf everywhere"),
+        (lambda x: check_log_probs([]), InputError, "no entries"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, error, message):
+    with pytest.raises(error, match=message):
+        call(jnp.zeros((2, 5)))
