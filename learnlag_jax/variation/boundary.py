@@ -1,0 +1,199 @@
+"""Boundary-value problems: the path between two points that makes the action stationary, and what kind of point it is.
+
+    0 = dS/dq_k = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1}),   k = 1 .. N - 1,   q_0 and q_N fixed
+
+The Hessian of S is block tridiagonal: a Newton step is one forward and one backward scan, O(N n^3). The blocks D_k of its
+elimination carry its signature: the number of negative eigenvalues of all D_k is the Morse index. Index 0 is a minimum; else
+descent on the action would run away from the answer. Comes from: `discrete`. Reference: MATH.md section 7; Milnor, Morse Theory.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks, trees
+from learnlag_jax.variation import linear, newton
+from learnlag_jax.variation.discrete import discrete_euler_lagrange, discrete_lagrangian
+from learnlag_jax.vocabulary import Array, PyTree
+
+
+class StationaryPath(NamedTuple):
+    """A path between two points with its proof.
+
+    Attributes:
+        value: positions q_0 .. q_N, leading axis N + 1; NaN unless `status` is 0.
+        residual: dS/dq_k at the interior positions, leading axis N - 1.
+        status: `Status`.
+        steps: Newton steps.
+        index: Morse index, int32: how many independent directions lower the action; 0 means a minimum; -1 on failure.
+        conjugate: the first time at which the path stops being a minimum (a conjugate point), NaN if there is none.
+        times: (N + 1,) the times of the positions.
+        action: the discrete action of the path.
+
+    Example:
+        >>> from learnlag_jax.variation import StationaryPath
+        >>> StationaryPath._fields[:5]
+        ('value', 'residual', 'status', 'steps', 'index')
+    """
+
+    value: PyTree
+    residual: PyTree
+    status: Array
+    steps: Array
+    index: Array
+    conjugate: Array
+    times: Array
+    action: Array
+
+
+def stationary_path(
+    L: Callable,
+    q0: PyTree,
+    q1: PyTree,
+    t0,
+    t1,
+    *,
+    intervals: int,
+    rule: str = "midpoint",
+    stages: int = 1,
+    guess: Callable | None = None,
+    max_steps: int = 60,
+) -> StationaryPath:
+    """The path from (t0, q0) to (t1, q1) on which the action of L is stationary.
+
+        dS = 0 with fixed ends; S the discrete action of `discrete_lagrangian(L, (t1 - t0) / intervals)`
+
+    Args:
+        L: `L(t, q, v)` -> scalar.
+        q0, q1: end points, pytrees of real arrays.
+        t0, t1: end times, t0 < t1.
+        intervals: N >= 2; the error of the path falls as N^-2 (N^(-2 stages) with "gauss").
+        rule, stages: of the discrete Lagrangian.
+        guess: `guess(t)` -> coordinates, where the search begins; the straight line if left out.
+        max_steps: limit on Newton steps.
+
+    Returns:
+        `StationaryPath`; differentiable in q0, q1, t0, t1 and whatever L closes over, through the stationarity.
+
+    Raises:
+        InputError: fewer than two intervals, t0 >= t1, ends of different shape.
+        Statuses: max_steps, stagnated, nonfinite_function.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import stationary_path
+        >>> oscillator = lambda t, q, v: v**2 / 2 - q**2 / 2
+        >>> path = stationary_path(oscillator, 0.0, 1.0, 0.0, 4.0, intervals=100)  # longer than half a period, pi
+        >>> int(path.status), int(path.index), round(float(path.conjugate), 1)
+        (0, 1, 3.2)
+
+    Reference: MATH.md section 7; Milnor, Morse Theory (1963); Marsden and West 2001.
+    """
+    checks.require(intervals >= 2, "intervals", intervals, "at least 2", "raise it")
+    q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+    checks.floating(q0, "q0")
+    checks.same_structure(q1, q0, "q1", "q0")
+    if not checks.is_traced(t0, t1):
+        checks.require(t0 < t1, "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
+    (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
+    t0, t1 = jnp.asarray(t0, x0.dtype), jnp.asarray(t1, x0.dtype)
+    share = jnp.linspace(0, 1, intervals + 1, dtype=x0.dtype)
+    times = t0 + (t1 - t0) * share
+    shifted = lambda t, x, v: L(t0 + t, fold(x), fold(v))
+    Ld = discrete_lagrangian(shifted, (t1 - t0) / intervals, rule=rule, stages=stages)
+    gradient = _interior_gradient(Ld, x0, x1, intervals)
+    line = x0[None] + share[:, None] * (x1 - x0)[None]
+    start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0])(times))[1:-1]
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(x0, start, x1)))))
+    found = newton.root(gradient, start, offset=size, max_steps=max_steps, step=_newton_step, tangent=_tangent)
+    failed = found.status != 0
+    pivots = _pivots(gradient, jax.lax.stop_gradient(found.value))
+    negative = jnp.sum(pivots < 0, axis=1)
+    first = jnp.argmax(negative > 0)
+    conjugate = jnp.where(failed | ~jnp.any(negative > 0), jnp.nan, times[first + 2])
+    X = jnp.where(failed, jnp.nan, jnp.concatenate([x0[None], found.value, x1[None]]))
+    return StationaryPath(
+        jax.vmap(fold)(X),
+        jax.vmap(fold)(found.residual),
+        found.status,
+        found.steps,
+        jnp.where(failed, -1, jnp.sum(negative)).astype(jnp.int32),
+        conjugate,
+        times,
+        jnp.sum(jax.vmap(Ld)(jnp.arange(intervals, dtype=jnp.int32), X[:-1], X[1:])),
+    )
+
+
+def _steps(x0, interior, x1):
+    X = jnp.concatenate([x0[None], interior, x1[None]])
+    return jnp.arange(len(X) - 1, dtype=jnp.int32), X[:-1], X[1:]
+
+
+def _interior_gradient(Ld: Callable, x0: Array, x1: Array, intervals: int) -> Callable:
+    E = jax.vmap(discrete_euler_lagrange(Ld))
+    k = jnp.arange(1, intervals, dtype=jnp.int32)
+
+    def gradient(interior):
+        X = jnp.concatenate([x0[None], interior, x1[None]])
+        return E(k, X[:-2], X[1:-1], X[2:])
+
+    return gradient
+
+
+def blocks(apply: Callable, shape: tuple[int, int], dtype) -> tuple[Array, Array]:
+    """Diagonal and upper blocks of a block-tridiagonal operator, (N, n, n) each, from 3 n products of coloured columns."""
+    N, n = shape
+    colour = (jnp.arange(N) % 3)[:, None]
+    probes = jnp.stack(
+        [(colour == c).astype(dtype) * jnp.eye(n, dtype=dtype)[j][None] for c in range(3) for j in range(n)]
+    )
+    columns = jax.vmap(apply)(probes).reshape(3, n, N, n)
+    pick = lambda shift: jnp.moveaxis(columns, 1, -1)[(jnp.arange(N) + shift) % 3, jnp.arange(N)]
+    return pick(0), pick(1)
+
+
+def _eliminate(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Array]:
+    """Solve the symmetric block-tridiagonal system, and the pivot blocks D_k = A_k - B_{k-1}' D_{k-1}^-1 B_{k-1}."""
+    zero = jnp.zeros_like(diagonal[0])
+
+    def forward(carry, now):
+        D_inverse_B, D_inverse_y, B = carry
+        A, B_next, r = now
+        D = A - B.T @ D_inverse_B
+        solved, _ = linear.solve(D, jnp.concatenate([B_next, (r - B.T @ D_inverse_y)[:, None]], axis=1))
+        carry = solved[:, :-1], solved[:, -1], B_next
+        return carry, (D, carry[0], carry[1])
+
+    _, (D, DB, Dy) = jax.lax.scan(forward, (zero, right[0] * 0, zero), (diagonal, upper, right))
+
+    def backward(x_next, now):
+        DB, Dy = now
+        x = Dy - DB @ x_next
+        return x, x
+
+    _, x = jax.lax.scan(backward, jnp.zeros_like(right[0]), (DB, Dy), reverse=True)
+    return x, D
+
+
+def _newton_step(f: Callable, x: Array):
+    """Newton's direction by block elimination, the size of the Hessian, and whether it was regular."""
+    r, push = jax.linearize(f, x)
+    diagonal, upper = blocks(push, x.shape, x.dtype)
+    direction, _ = _eliminate(diagonal, upper, -r)
+    regular = jnp.all(jnp.isfinite(direction))
+    away = -r / jnp.maximum(jnp.max(jnp.abs(r)), jnp.finfo(r.dtype).tiny) * (1 + jnp.max(jnp.abs(x)))
+    size = jnp.max(jnp.sum(jnp.abs(diagonal), axis=2)) + 2 * jnp.max(jnp.sum(jnp.abs(upper), axis=2))
+    return jnp.where(regular, direction, away), size, regular
+
+
+def _tangent(g: Callable, y: Array) -> Array:
+    return _eliminate(*blocks(g, y.shape, y.dtype), y)[0]
+
+
+def _pivots(f: Callable, x: Array) -> Array:
+    """Eigenvalues of every pivot block, (N - 1, n): their signs are those of the Hessian of the action (Sylvester)."""
+    r, push = jax.linearize(f, x)
+    _, D = _eliminate(*blocks(push, x.shape, x.dtype), r)
+    return jnp.linalg.eigvalsh((D + jnp.swapaxes(D, 1, 2)) / 2)

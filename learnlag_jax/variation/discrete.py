@@ -1,0 +1,184 @@
+"""Discrete mechanics: an action that is a sum, and integrators that make it stationary exactly.
+
+    S = sum_k L_d(k, q_k, q_{k+1})      0 = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1})
+
+Such integrators are symplectic and keep discrete momenta, to rounding, at any step. Comes from: a Lagrangian, or directly a
+discrete one (an optimiser's, in the room `fisher`). Goes to: `boundary`. Reference: MATH.md section 7; Marsden and West 2001.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import checks, trees
+from learnlag_jax.variation import newton
+from learnlag_jax.vocabulary import Array, PyTree
+
+RULES = ("midpoint", "trapezoid", "gauss")
+
+
+def discrete_lagrangian(L: Callable, h, *, rule: str = "midpoint", stages: int = 1) -> Callable:
+    """The action of one step, by quadrature over a simple path between its ends.
+
+        midpoint    h L(t + h/2, (q0 + q1)/2, (q1 - q0)/h)                                       order 2
+        trapezoid   h (L(t, q0, (q1 - q0)/h) + L(t + h, q1, (q1 - q0)/h)) / 2                    order 2 (Verlet)
+        gauss       stationary over polynomials of degree s through q0, q1, s Gauss points       order 2 s
+
+    Args:
+        L: `L(t, q, v)` -> scalar.
+        h: length of a step; the step k starts at t = k h.
+        rule: which quadrature.
+        stages: s, for "gauss"; one stage is the midpoint rule.
+
+    Returns:
+        `Ld(k, q0, q1)` -> scalar, an approximation of the action from k h to (k + 1) h.
+
+    Raises:
+        InputError: unknown rule, or fewer than one stage.
+
+    Example:
+        >>> from learnlag_jax.variation import discrete_lagrangian
+        >>> Ld = discrete_lagrangian(lambda t, q, v: v**2 / 2 - q**2 / 2, 0.5)
+        >>> float(Ld(0, 1.0, 1.5))
+        -0.140625
+
+    Reference: MATH.md section 7; Marsden and West 2001, section 2.
+    """
+    checks.require(rule in RULES, "rule", repr(rule), "one of " + ", ".join(RULES), "choose one")
+    checks.require(stages >= 1, "stages", stages, "at least 1", "raise it")
+
+    def Ld(k, q0, q1):
+        (x0, x1), fold, t, step = _ends(k, q0, q1, h)
+        flat = lambda t, x, v: checks.scalar_function(L, "L")(t, fold(x), fold(v))
+        v = (x1 - x0) / step
+        if rule == "trapezoid":
+            return step * (flat(t, x0, v) + flat(t + step, x1, v)) / 2
+        if rule == "midpoint" or stages == 1:
+            return step * flat(t + step / 2, (x0 + x1) / 2, v)
+        return _galerkin(flat, t, step, x0, x1, stages)
+
+    return Ld
+
+
+def _ends(k, q0, q1, h):
+    """Both ends as vectors, the way back, the time k h and the step, in the dtype of the coordinates."""
+    q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+    checks.floating(q0, "q0")
+    checks.same_structure(q1, q0, "q1", "q0")
+    (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
+    step = jnp.asarray(h, x0.dtype)
+    return (x0, x1), fold, jnp.asarray(k, x0.dtype) * step, step
+
+
+def _galerkin(L: Callable, t, h, x0: Array, x1: Array, stages: int) -> Array:
+    """The action of the best polynomial: interior nodes are chosen to make it stationary, inside `lax.custom_root`."""
+    nodes, weights = np.polynomial.legendre.leggauss(stages)
+    c, b = (jnp.asarray(x, x0.dtype) for x in ((nodes + 1) / 2, weights / 2))
+    value, slope = (jnp.asarray(x, x0.dtype) for x in _lagrange_basis(stages))
+    n = x0.size
+
+    def total(interior):
+        X = jnp.concatenate([x0[None], interior.reshape(stages - 1, n), x1[None]])
+        return h * jnp.dot(b, jax.vmap(L)(t + c * h, value @ X, slope @ X / h))
+
+    knots = jnp.asarray(_knots(stages)[1:-1], x0.dtype)
+    straight = (x0[None] + knots[:, None] * (x1 - x0)[None]).ravel()
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.grad(total)(straight)), initial=0.0))
+    found = newton.root(jax.grad(total), straight, offset=size)
+    return total(jnp.where(found.status == 0, found.value, jnp.nan))
+
+
+def _knots(stages: int) -> np.ndarray:
+    """Chebyshev-Lobatto points on [0, 1]: where the polynomial's coefficients are its values; any points would do."""
+    return (1 - np.cos(np.pi * np.arange(stages + 1) / stages)) / 2
+
+
+def _lagrange_basis(stages: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values and slopes at the Gauss points of the polynomials that are one at one knot and zero at the others."""
+    c = (np.polynomial.legendre.leggauss(stages)[0] + 1) / 2
+    V = np.vander(_knots(stages), increasing=True)
+    powers = np.vander(c, stages + 1, increasing=True)
+    slopes = np.concatenate([np.zeros((stages, 1)), powers[:, :-1] * np.arange(1, stages + 1)], axis=1)
+    inverse = np.linalg.inv(V)
+    return powers @ inverse, slopes @ inverse
+
+
+def discrete_euler_lagrange(Ld: Callable) -> Callable:
+    """The residual of a discrete path: the gradient of the discrete action with respect to one position.
+
+        E_k = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1})
+
+    Args:
+        Ld: `Ld(k, q0, q1)` -> scalar.
+
+    Returns:
+        `E(k, q_prev, q, q_next)`, shaped like q; zero on a stationary discrete path. A discrete force adds to it.
+
+    Example:
+        >>> from learnlag_jax.variation import discrete_euler_lagrange, discrete_lagrangian
+        >>> E = discrete_euler_lagrange(discrete_lagrangian(lambda t, q, v: v**2 / 2 - q**2 / 2, 1.0, rule="trapezoid"))
+        >>> float(E(1, 1.0, 1.0, 0.0))  # Verlet: q_next = 2 q - q_prev - h^2 q
+        0.0
+
+    Reference: MATH.md section 7; Marsden and West 2001, eq. 1.3.3.
+    """
+    checked = checks.scalar_function(Ld, "Ld")
+    end, start = jax.grad(checked, 2), jax.grad(checked, 1)
+
+    def residual(k, q_prev, q, q_next):
+        q_prev, q, q_next = jax.tree.map(jnp.asarray, (q_prev, q, q_next))
+        return trees.add(end(k - 1, q_prev, q), start(k, q, q_next))
+
+    return residual
+
+
+def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callable | None = None) -> PyTree:
+    """Follow the stationary discrete path that starts with q0, q1.
+
+        0 = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1}) + force_k,   solved for q_{k+1}, k = 1 .. steps
+
+    Args:
+        Ld: `Ld(k, q0, q1)` -> scalar, a step from k to k + 1.
+        q0, q1: the first two positions, pytrees of real arrays.
+        steps: how many positions to add.
+        force: `force(k, q_prev, q, q_next)` -> discrete force (impulse of one step), shaped like q.
+
+    Returns:
+        Positions q_1, q_2, ..., q_{steps + 1}: q1 first, leading axis steps + 1. NaN from the first step that could not be
+        solved. Differentiable in q0, q1 and whatever Ld closes over.
+
+    Raises:
+        InputError: fewer than one step; q1 unlike q0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import discrete_lagrangian, integrate
+        >>> Ld = discrete_lagrangian(lambda t, q, v: v**2 / 2 - q**2 / 2, 1.0, rule="trapezoid")
+        >>> integrate(Ld, jnp.array(1.0), jnp.array(1.0), 3).tolist()
+        [1.0, 0.0, -1.0, -1.0]
+
+    Reference: MATH.md section 7; Marsden and West 2001.
+    """
+    checks.require(steps >= 1, "steps", steps, "at least 1", "raise it")
+    q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+    checks.floating(q0, "q0")
+    checks.same_structure(q1, q0, "q1", "q0")
+    E = discrete_euler_lagrange(Ld)
+    (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
+
+    def balance(k, x_prev, x, x_next):
+        q = fold(x_prev), fold(x), fold(x_next)
+        residual = E(k, *q) if force is None else trees.add(E(k, *q), force(k, *q))
+        return trees.ravel(residual)[0]
+
+    def step(carry, k):
+        x_prev, x = carry
+        size = jax.lax.stop_gradient(jnp.max(jnp.abs(balance(k, x_prev, x, x)), initial=0.0))
+        found = newton.root(lambda y: balance(k, x_prev, x, y), 2 * x - x_prev, offset=size)
+        x_next = jnp.where(found.status == 0, found.value, jnp.nan)
+        return (x, x_next), x_next
+
+    _, later = jax.lax.scan(step, (x0, x1), jnp.arange(1, steps + 1, dtype=jnp.int32))
+    return jax.vmap(fold)(jnp.concatenate([x1[None], later]))

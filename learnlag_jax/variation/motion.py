@@ -1,0 +1,183 @@
+"""The equation of motion solved for the acceleration, with forces and constraints, and a status for the mass matrix.
+
+    E(t, q, v, a) + force + A' lambda = 0,   E = dL/dq - dp/dt = E_0 - M a,   M = d^2 L / dv dv
+    A a + b = 0                              the time derivative of a constraint c(t, q, v) = 0, A = dc/dv
+
+Comes from: `lagrange`. Goes to: any integrator. Reference: MATH.md section 2; Sussman and Wisdom, SICM 1.7, 1.10.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks, trees
+from learnlag_jax.variation import linear
+from learnlag_jax.variation.lagrange import euler_lagrange
+from learnlag_jax.variation.path import local, total_derivative
+from learnlag_jax.vocabulary import Array, PyTree, Status, status_where
+
+MASSES = ("dense", "diagonal", "tridiagonal", "cg")
+
+
+class Motion(NamedTuple):
+    """The acceleration at one instant, and what proves it.
+
+    Attributes:
+        value: the acceleration, shaped like q; NaN unless the mass matrix is regular.
+        residual: E + force + A' lambda at the answer, shaped like q.
+        status: `Status`: `singular` or `ill_conditioned` mass, `not_positive_definite` or `max_steps` for "cg".
+        steps: 1; the equation is linear.
+        multipliers: (m,) lambda, the constraint forces are A' lambda; empty without a constraint.
+
+    Example:
+        >>> from learnlag_jax.variation import Motion
+        >>> Motion._fields[:3]
+        ('value', 'residual', 'status')
+    """
+
+    value: PyTree
+    residual: PyTree
+    status: Array
+    steps: Array
+    multipliers: Array
+
+
+def motion(
+    L: Callable, *, force: Callable | None = None, constraint: Callable | None = None, mass: str = "dense"
+) -> Callable:
+    """The equation of motion with its status: like `acceleration`, and it says whether the answer may be used.
+
+        M a - A' lambda = E_0 + force,   A a = -b
+
+    Args:
+        L: `L(t, q, v)` -> scalar.
+        force: `force(t, q, v)` -> generalised force, shaped like q; adds to E.
+        constraint: `c(t, q, v)` -> scalar or vector, zero on the motion, by d'Alembert's rule (reactions along dc/dv);
+            for a holonomic g(t, q) = 0 pass `holonomic(g)`.
+        mass: how M is solved: "dense"; "diagonal" and "tridiagonal" from one and three products; "cg" without any matrix,
+            for a positive definite M. Only "dense" takes constraints.
+
+    Returns:
+        `motion(t, q, v)` -> `Motion`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import motion
+        >>> free = motion(lambda t, q, v: 0.0 * q * v)(0.0, 1.0, 2.0)  # no mass at all
+        >>> int(free.status), bool(jnp.isnan(free.value))
+        (9, True)
+
+    Reference: MATH.md section 2.
+    """
+    checks.require(mass in MASSES, "mass", repr(mass), "one of " + ", ".join(MASSES), "choose one")
+    checks.require(
+        mass == "dense" or constraint is None, "mass", repr(mass), "'dense' with a constraint", "leave mass out"
+    )
+    E = euler_lagrange(L)
+
+    def instant(t, q, v):
+        t, q, v = local(t, q, v)
+        _, fold = trees.ravel(q)
+        push = trees.zeros_like(q) if force is None else force(t, q, v)
+        checks.same_structure(push, q, "force(t, q, v)", "q")
+
+        def balance(a):
+            return trees.ravel(trees.add(E(t, q, v, fold(a)), push))[0]
+
+        rest = trees.ravel(trees.zeros_like(q))[0]
+        start, push_mass = jax.linearize(balance, rest)
+        minus = lambda x: -push_mass(x)
+        if constraint is None:
+            a, status = _solved(minus, start, mass)
+            multipliers, reaction = jnp.zeros((0,), rest.dtype), jnp.zeros_like(rest)
+        else:
+            a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
+        failed = jnp.any(jnp.isnan(a))
+        residual = fold(jnp.where(failed, start, balance(a) + reaction))
+        return Motion(fold(a), residual, status, jnp.int32(1), multipliers)
+
+    return instant
+
+
+def _solved(apply: Callable, b: Array, mass: str) -> tuple[Array, Array]:
+    if mass == "cg":
+        return linear.conjugate_gradient(apply, b)
+    if mass == "diagonal":
+        diagonal = apply(jnp.ones_like(b))
+        x, status = jax.vmap(lambda m, r: linear.solve(m[None, None], r[None]))(diagonal, b)
+        return x[:, 0], jnp.max(status)
+    if mass == "tridiagonal":
+        low, middle, high = linear.band(apply, b.shape[0], b.dtype)
+        x = jax.lax.linalg.tridiagonal_solve(low, middle, high, b[:, None])[:, 0]
+        singular = ~jnp.all(jnp.isfinite(x))
+        return jnp.where(singular, jnp.nan, x), status_where(singular, Status.singular)
+    return linear.solve(jax.vmap(apply)(jnp.eye(b.shape[0], dtype=b.dtype)).T, b)
+
+
+def _constrained(apply: Callable, b: Array, constraint: Callable, t, q, v):
+    """The saddle-point system [[M, -A'], [A, 0]] (a, lambda) = (b, -c)."""
+    _, fold = trees.ravel(v)
+    flat = lambda v: jnp.atleast_1d(constraint(t, q, v))
+    A = jax.vmap(lambda e: jax.jvp(flat, (v,), (fold(e),))[1])(jnp.eye(b.shape[0], dtype=b.dtype)).T
+    c = jnp.atleast_1d(total_derivative(constraint)(t, q, v, trees.zeros_like(v)))
+    M = jax.vmap(apply)(jnp.eye(b.shape[0], dtype=b.dtype)).T
+    m = A.shape[0]
+    system = jnp.block([[M, -A.T], [A, jnp.zeros((m, m), b.dtype)]])
+    solution, status = linear.solve(system, jnp.concatenate([b, -c]))
+    a, multipliers = solution[: b.shape[0]], solution[b.shape[0] :]
+    return a, multipliers, A.T @ multipliers, status
+
+
+def acceleration(
+    L: Callable, *, force: Callable | None = None, constraint: Callable | None = None, mass: str = "dense"
+) -> Callable:
+    """The acceleration that a Lagrangian commands.
+
+        a(t, q, v) = M^-1 (dL/dq - d/dt dL/dv at a = 0 + force),   M = d^2 L / dv dv
+
+    Args:
+        L: `L(t, q, v)` -> scalar.
+        force: `force(t, q, v)` -> generalised force, shaped like q (see `rayleigh` for dissipation).
+        constraint: `c(t, q, v)` -> scalar or vector held at zero; `holonomic(g)` for g(t, q) = 0.
+        mass: "dense", "diagonal", "tridiagonal" or "cg", as in `motion`.
+
+    Returns:
+        `a(t, q, v)`, shaped like q; NaN where the mass matrix is singular (`motion` says why).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import acceleration
+        >>> a = acceleration(lambda t, q, v: v**2 / 2 + jnp.cos(q))
+        >>> round(float(a(0.0, 0.5, 1.0)), 6)  # -sin(q)
+        -0.479426
+
+    Reference: MATH.md section 2.
+    """
+    instant = motion(L, force=force, constraint=constraint, mass=mass)
+    return lambda t, q, v: instant(t, q, v).value
+
+
+def holonomic(g: Callable) -> Callable:
+    """A constraint on positions, g(t, q) = 0, in the form that motions take: its rate.
+
+        c(t, q, v) = dg/dt + dg/dq v
+
+    Args:
+        g: `g(t, q)` -> scalar or vector, zero at the start and, by its rate, ever after.
+
+    Returns:
+        `c(t, q, v)` for `acceleration(L, constraint=...)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import acceleration, holonomic
+        >>> rod = holonomic(lambda t, q: q @ q - 1.0)
+        >>> a = acceleration(lambda t, q, v: v @ v / 2 - 9.81 * q[1], constraint=rod)
+        >>> [round(float(x), 6) for x in a(0.0, jnp.array([0.0, -1.0]), jnp.array([2.0, 0.0]))]  # centripetal
+        [0.0, 4.0]
+
+    Reference: MATH.md section 2; Goldstein, Classical Mechanics 1.3.
+    """
+    return total_derivative(g)

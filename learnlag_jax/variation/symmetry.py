@@ -1,0 +1,53 @@
+"""Noether's theorem: a family of changes that alters L by at most a total time derivative conserves a charge.
+
+    charge = p . dq - energy dt - K,   dq = dF/ds, dt = dT/ds at s = 0,   where L changes by dK/dt
+
+Comes from: `lagrange`. Reference: MATH.md section 2; Noether 1918; Sussman and Wisdom, SICM 1.8.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import trees
+from learnlag_jax.variation.lagrange import energy, momentum
+from learnlag_jax.variation.path import local
+
+
+def noether(L: Callable, F: Callable, K: Callable | None = None, *, time: Callable | None = None) -> Callable:
+    """The charge that a symmetry conserves.
+
+        charge(t, q, v) = dL/dv . dF/ds - energy dT/ds - K,   derivatives at s = 0
+
+    Args:
+        L: `L(t, q, v)` -> scalar.
+        F: `F(s, t, q)` -> moved coordinates, F(0, t, q) = q.
+        K: `K(t, q)` -> scalar whose total time derivative is the change of L by the symmetry; zero if left out.
+        time: `T(s, t, q)` -> moved time, T(0, t, q) = t; time is left alone if left out.
+
+    Returns:
+        `charge(t, q, v)`, constant along stationary paths.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import noether
+        >>> turn = lambda s, t, q: jnp.array([q[0] * jnp.cos(s) - q[1] * jnp.sin(s), q[0] * jnp.sin(s) + q[1] * jnp.cos(s)])
+        >>> spin = noether(lambda t, q, v: v @ v / 2 - q @ q, turn)
+        >>> round(float(spin(0.0, jnp.array([1.0, 2.0]), jnp.array([3.0, 5.0]))), 6)  # x v_y - y v_x
+        -1.0
+
+    Reference: MATH.md section 2; Noether 1918.
+    """
+    p, E = momentum(L), energy(L)
+
+    def charge(t, q, v):
+        t, q, v = local(t, q, v)
+        zero, one = jnp.zeros((), t.dtype), jnp.ones((), t.dtype)
+        dq = jax.jvp(lambda s: F(s, t, q), (zero,), (one,))[1]
+        total = trees.dot(p(t, q, v), dq)
+        if time is not None:
+            total = total - E(t, q, v) * jax.jvp(lambda s: time(s, t, q), (zero,), (one,))[1]
+        return total if K is None else total - K(t, q)
+
+    return charge
