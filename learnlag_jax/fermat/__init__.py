@@ -11,12 +11,12 @@ kaplan_meier, learning_time_summary, performance_profile    over seeds and tasks
 Import direction: hall (`variation`), `vocabulary`, `trees`, `checks`, jax, numpy. Reference: MATH.md 3, 4.
 """
 
-from learnlag_jax.fermat.approximate import Design as Design
-from learnlag_jax.fermat.approximate import equivalence_gap as equivalence_gap
+from learnlag_jax.fermat.active_list import Design as Design
 from learnlag_jax.fermat.approximate import optimal_weights as optimal_weights
 from learnlag_jax.fermat.criteria import Criterion as Criterion
 from learnlag_jax.fermat.criteria import criterion as criterion
 from learnlag_jax.fermat.criteria import information_matrix as information_matrix
+from learnlag_jax.fermat.equivalence import equivalence_gap as equivalence_gap
 from learnlag_jax.fermat.exact import ExactDesign as ExactDesign
 from learnlag_jax.fermat.exact import exact_design as exact_design
 from learnlag_jax.fermat.frames import complete_frame as complete_frame

@@ -144,7 +144,7 @@ class Criterion:
         kind: one of A, D, E, G, T, I, c, phi.
         moment: (p, p) second moment of the predictions that matter, for I and c.
         region: (m, p) rows where predictions are judged, for G.
-        q: exponent of phi.
+        q: exponent of phi; for G, of the norm that stands in for the maximum.
 
     Example:
         >>> import jax.numpy as jnp
@@ -178,7 +178,11 @@ class Criterion:
                 return 1 / jnp.trace(M)
             case "G":
                 region = jnp.asarray(self.region, dtype)
-                return jnp.max(jnp.sum((region @ inverse(M)) * region, 1))
+                variance = jnp.sum((region @ inverse(M)) * region, 1)
+                if self.q is None:
+                    return jnp.max(variance)
+                q, top = jnp.asarray(self.q, dtype), jax.lax.stop_gradient(jnp.max(variance))
+                return top * jnp.mean((variance / top) ** q) ** (1 / q)
             case "phi":
                 q = jnp.asarray(self.q, dtype)
                 bottom = jax.lax.stop_gradient(jnp.linalg.eigvalsh(M)[0])  # scaled out: a large q would overflow

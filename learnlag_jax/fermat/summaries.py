@@ -203,6 +203,6 @@ def performance_profile(times, r_max: float = 4.0) -> Profile:
         )
     times = jnp.where(jnp.isnan(times), jnp.inf, jnp.asarray(times))
     best = jnp.min(times, 0)
-    ratio = jnp.where(jnp.isfinite(times), times / jnp.where(jnp.isfinite(best), best, 1)[None, :], jnp.inf)
+    ratio = jnp.where(jnp.isfinite(times), jnp.maximum(times / jnp.where(jnp.isfinite(best), best, 1)[None, :], 1), jnp.inf)
     top = jnp.asarray(r_max, times.dtype)
     return Profile(jnp.mean(jnp.clip(top - ratio, 0) / (top - 1), 1), ratio)

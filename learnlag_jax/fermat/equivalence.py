@@ -1,0 +1,63 @@
+"""The equivalence theorem: is a design optimal, and if not, how far from it can it be?
+
+With G = -d phi / dM, the design w is optimal over a pool exactly if f_i' G f_i <= tr(G M(w)) for every candidate i. How far the largest
+exceeds it bounds the distance to the optimum, whatever made the design. Reference: Kiefer and Wolfowitz (1960); Pukelsheim (1993),
+chapter 7; MATH.md 4.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.fermat.criteria import as_criterion, homogeneous, regular, sensitivity, slope, unguarded, wide_rows
+from learnlag_jax.vocabulary import Array
+
+
+def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Array:
+    """Certified bound on 1 - efficiency of the information matrix of a design, from the whole pool.
+
+        homogeneous phi, no prior:  phi* >= phi(M)^2 / max_i f_i' G f_i
+        otherwise (convexity):      phi* >= phi(M) - (max_i f_i' G f_i - tr G (M - prior)),    G = -d phi / dM
+
+    Args:
+        M: (p, p) information of a design of total weight 1, prior included.
+        F: (N, p) the pool the design is compared with.
+        criterion: a letter, a `Criterion`, or any differentiable convex phi(M). For E with a repeated smallest eigenvalue
+            one gradient certifies little: the gap is true but not tight; `optimal_weights` certifies with a mixture.
+        prior: (p, p) the part of M that is not the design's.
+
+    Returns:
+        The gap in [0, 1]; 1 where M is singular, so that nothing is certified.
+
+    Raises:
+        InputError, DTypeError: wrong shapes or dtypes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import equivalence_gap, information_matrix
+        >>> x = jnp.linspace(-1.0, 1.0, 21)
+        >>> F = jnp.stack([jnp.ones_like(x), x, x**2], 1)
+        >>> best = jnp.zeros(21).at[jnp.array([0, 10, 20])].set(jnp.array([0.25, 0.5, 0.25]))
+        >>> uniform = jnp.full(21, 1 / 21)
+        >>> [round(float(equivalence_gap(information_matrix(F, w), F)), 4) for w in (best, uniform)]
+        [0.0, 0.6737]
+
+    Reference: Pukelsheim (1993), chapter 7; MATH.md 4.
+    """
+    F, phi = wide_rows(F), as_criterion(criterion)
+    checks.shape(M, (F.shape[1], F.shape[1]), "M")
+    return certificate(phi, jnp.asarray(M, F.dtype), F, prior)[0]
+
+
+def certificate(phi: Callable, M: Array, F: Array, prior: Array | None):
+    """The gap, the relative violation, and f' G f over the pool."""
+    ok = regular(M)
+    M = jnp.where(ok, M, jnp.eye(M.shape[0], dtype=M.dtype))
+    value, G = unguarded(phi)(M), slope(unguarded(phi), M)
+    s = sensitivity(F, G)
+    worst, spent = jnp.max(s), jnp.sum(G * (M if prior is None else M - jnp.asarray(prior, M.dtype)))
+    tight = homogeneous(phi) and prior is None
+    gap = 1 - value / worst if tight else (worst - spent) / jnp.abs(value)
+    ok &= jnp.isfinite(value) & jnp.isfinite(worst)
+    return jnp.where(ok, jnp.clip(gap, 0, 1), 1), jnp.where(ok, worst / spent - 1, jnp.inf), s

@@ -1,0 +1,139 @@
+"""Exact designs against brute force, greedy and the bound; never singular; and paths."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError, Status
+from learnlag_jax.fermat import criterion, exact_design, information_matrix, least_time_path, optimal_weights
+
+
+def _pool(seed, N, p):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(N, p)))
+
+
+def _brute(F, n, phi, replace, base):
+    choose = itertools.combinations_with_replacement if replace else itertools.combinations
+    rows = np.array(list(choose(range(len(F)), n)))
+    M = base[None] + jnp.einsum("kni,knj->kij", F[rows], F[rows])
+    return float(jnp.min(jax.vmap(phi)(M)))
+
+
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("kind", ["A", "D", "E"])
+def test_small_pools_by_brute_force(kind, replace, float64):
+    phi = criterion(kind)
+    nothing = jnp.zeros((2, 2))
+    for seed in range(3):
+        F = _pool(seed, 7, 2)
+        design = exact_design(F, 4, kind, replace=replace)
+        best = _brute(F, 4, phi, replace, nothing)
+        assert float(design.value) == pytest.approx(best, rel=1e-9)
+        assert float(design.value) == pytest.approx(float(phi(information_matrix(F[design.rows]))), rel=1e-9)
+        assert float(design.efficiency) * float(design.value) <= best * (1 + 1e-9)  # a true bound
+        assert replace or len(set(design.rows.tolist())) == 4
+
+
+def test_rank_two_updates_equal_direct_evaluation(float64):
+    from learnlag_jax.fermat.exact import _swapped_values
+
+    F = _pool(4, 12, 3)
+    M = information_matrix(F[:6])
+    C = jnp.diag(jnp.array([1.0, 2.0, 3.0]))
+    for phi in (criterion("A"), criterion("D"), criterion("I", moment=C), criterion("c", jnp.array([1.0, 0.0, 2.0]))):
+        direct = jnp.stack([phi(M - jnp.outer(F[2], F[2]) + jnp.outer(f, f)) for f in F])
+        np.testing.assert_allclose(_swapped_values(phi, M, F[2], F), direct, rtol=1e-9)
+
+
+def test_saturated_designs_are_never_singular(float64):
+    x = np.repeat(np.linspace(-1, 1, 5), 4)  # many copies: most random choices of three rows are singular
+    F = jnp.asarray(np.stack([np.ones_like(x), x, x**2], 1))
+    for kind in "ADE":
+        design = exact_design(F, 3, kind, restarts=3)
+        assert np.isfinite(float(design.value))
+        assert int(design.status) == 0
+    assert float(exact_design(F, 3, "A").value) == pytest.approx(_brute(F, 3, criterion("A"), True, jnp.zeros((3, 3))), rel=1e-9)
+
+
+def test_augmenting_fixed_rows(float64):
+    F = _pool(0, 7, 3)
+    fixed = F[:2] * 2
+    base = information_matrix(fixed)
+    design = exact_design(F, 3, "A", fixed=fixed)
+    assert float(design.value) == pytest.approx(_brute(F, 3, criterion("A"), True, base), rel=1e-9)
+    alone = exact_design(F, 3, "A")
+    ignoring = criterion("A")(base + information_matrix(F[alone.rows]))
+    assert float(design.value) <= float(ignoring)
+    single = exact_design(F, 1, "A", fixed=fixed)  # two fixed rows and one new span three dimensions
+    assert np.isfinite(float(single.value))
+
+
+def test_many_rows_approach_the_bound(float64):
+    F = _pool(1, 50, 3)
+    efficiency = [float(exact_design(F, n, "A", restarts=4).efficiency) for n in (4, 40)]
+    assert efficiency[1] > 0.995
+    assert efficiency[0] < efficiency[1] <= 1
+
+
+def test_failures_are_named(dtype):
+    flat = jnp.ones((8, 2), dtype)
+    design = exact_design(flat, 4)
+    assert int(design.status) == Status.rank_deficient
+    assert design.rows.tolist() == [-1] * 4
+    assert float(design.value) == np.inf
+    assert float(design.efficiency) == 0.0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda F: exact_design(F, 2), "at least p = 3"),
+        (lambda F: exact_design(F, 9, replace=False), "without replacement"),
+        (lambda F: exact_design(F, 0), "at least one"),
+        (lambda F: exact_design(F.at[2, 1].set(jnp.nan), 4), "F"),
+        (lambda F: exact_design(F, 4, fixed=jnp.ones((2, 2))), "fixed"),
+        (lambda F: least_time_path(F, 4, objective="fast"), "greedy, block"),
+        (lambda F: least_time_path(F, 2), "at least p"),
+        (lambda F: least_time_path(4, 3), "at least p"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call(_pool(0, 8, 3))
+
+
+def test_paths_on_a_pool(float64):
+    F = _pool(5, 40, 4)
+    n = 9
+    paths = {o: least_time_path(F, n, objective=o, replace=False) for o in ("greedy", "block", "deadline")}
+    for path in paths.values():
+        np.testing.assert_allclose(path.rows, F[path.indices])
+        assert len(set(path.indices.tolist())) == n
+        assert np.all(np.isinf(path.values[:3]))
+        expected = [float(criterion("A")(information_matrix(F[path.indices[:k]]))) for k in range(4, n + 1)]
+        np.testing.assert_allclose(path.values[3:], expected, rtol=1e-9)
+        assert np.all(np.diff(path.values[3:]) <= 0)
+    assert float(paths["deadline"].values[-1]) == pytest.approx(float(exact_design(F, n, replace=False).value), rel=1e-9)
+    assert float(paths["deadline"].values[-1]) <= float(paths["greedy"].values[-1]) * (1 + 1e-12)
+    assert float(paths["block"].values[3]) <= float(paths["greedy"].values[3]) * (1 + 1e-12)
+    bound = optimal_weights(F).value / jnp.arange(4.0, n + 1)
+    assert np.all(paths["greedy"].values[3:] >= bound)
+
+
+def test_planning_beats_greedy_on_two_factor_quadratics(float64):
+    x = np.array(list(itertools.product([-1.0, 0.0, 1.0], repeat=2)))
+    F = jnp.asarray(np.column_stack([np.ones(9), x, x**2, x[:, 0] * x[:, 1]]))
+    greedy, planned = (least_time_path(F, 6, objective=o).values[-1] for o in ("greedy", "deadline"))
+    assert float(greedy / planned) > 1.09
+
+
+def test_paths_on_the_sphere(float64):
+    greedy, block, deadline = (least_time_path(5, 13, objective=o) for o in ("greedy", "block", "deadline"))
+    assert float(deadline.values[-1]) == pytest.approx(25 / 13, rel=1e-12)
+    np.testing.assert_allclose(greedy.values[jnp.array([4, 9])], [5.0, 2.5], rtol=1e-12)
+    np.testing.assert_allclose(block.values, greedy.values)
+    assert float(deadline.values[4]) > float(greedy.values[4]) * 1.01  # no nested path is optimal at every n
+    assert set(greedy.indices.tolist()) == {-1}
