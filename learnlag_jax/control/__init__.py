@@ -3,7 +3,7 @@
 Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `rollout`, `total_reward`, `costates`,
 `stationarity`; optimal paths: `lqr`, `solve`, `mpc_step`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
 `mdp_functions`, `mdp_from_problem`, `mdp_from_gymnasium`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`,
-`average_reward`, `q_learning`.
+`average_reward`; from samples: `q_learning`, `dqn`, `path_values`.
 
 Reward is maximised. Costates have a leading axis n + 1, and lambda_k = grad V(s_k) on an optimal path. Every answer carries
 its residual; every value of a decision process carries bounds that contain the optimum.
@@ -15,6 +15,9 @@ from learnlag_jax.control.bellman import Bounds as Bounds
 from learnlag_jax.control.bellman import bellman as bellman
 from learnlag_jax.control.bellman import bounds as bounds
 from learnlag_jax.control.bellman import greedy as greedy
+from learnlag_jax.control.deep import Environment as Environment
+from learnlag_jax.control.deep import Learner as Learner
+from learnlag_jax.control.deep import dqn as dqn
 from learnlag_jax.control.horizon import Plan as Plan
 from learnlag_jax.control.horizon import backward_induction as backward_induction
 from learnlag_jax.control.iteration import Values as Values
@@ -36,6 +39,8 @@ from learnlag_jax.control.problem import minimise as minimise
 from learnlag_jax.control.receding import mpc_step as mpc_step
 from learnlag_jax.control.regulator import Regulator as Regulator
 from learnlag_jax.control.regulator import lqr as lqr
+from learnlag_jax.control.returns import Averages as Averages
+from learnlag_jax.control.returns import path_values as path_values
 from learnlag_jax.control.sources import mdp_from_gymnasium as mdp_from_gymnasium
 from learnlag_jax.control.sources import mdp_from_problem as mdp_from_problem
 from learnlag_jax.control.sources import mdp_functions as mdp_functions
@@ -44,9 +49,12 @@ from learnlag_jax.control.trajectory import solve as solve
 
 __all__ = [
     "MDP",
+    "Averages",
     "Bounds",
+    "Environment",
     "Gain",
     "Learned",
+    "Learner",
     "Plan",
     "Problem",
     "Regulator",
@@ -58,6 +66,7 @@ __all__ = [
     "bellman",
     "bounds",
     "costates",
+    "dqn",
     "greedy",
     "hamiltonian",
     "lagrangian",
@@ -69,6 +78,7 @@ __all__ = [
     "mdp_sparse",
     "minimise",
     "mpc_step",
+    "path_values",
     "q_learning",
     "rollout",
     "solve",

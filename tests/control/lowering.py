@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from learnlag_jax import control
 from tests.control.systems import garnet_arrays, nonlinear, nonlinear_path, scalar_regulator
+from tests.control.test_deep import chain
 
 S0, STATES, ACTIONS, COSTATES, THETA = nonlinear_path(jnp.float32)
 ONE, ZEROS = jnp.ones((), jnp.float32), jnp.zeros(4, jnp.float32)
@@ -62,6 +64,16 @@ CASES = {
         lambda axis: control.mdp_from_problem(on_line(), [axis], jnp.ones((2, 1), jnp.float32), 0.9),
         (jnp.linspace(0.0, 1.0, 4).astype(jnp.float32),),
     ),
+    "dqn": (
+        lambda seed, w: control.dqn(
+            jax.random.key(seed), chain(), lambda w, x: x @ w, w, optax.sgd(0.1), steps=4, warmup=1, every=1
+        ),
+        (jnp.int32(0), jnp.zeros((6, 2), jnp.float32)),
+    ),
+    "path_values": (
+        lambda s, r: control.path_values(s, r, 0.9, count=4, blend=0.5),
+        (jnp.zeros((2, 3), jnp.int32), jnp.zeros((2, 3), jnp.float32)),
+    ),
     "mpc_step": (
         lambda s, a: control.mpc_step(scalar_regulator(), s, control.solve(scalar_regulator(), s, a)),
         (ONE, ZEROS),
@@ -74,9 +86,12 @@ CASES = {
 
 NOT_JITTABLE = {
     "MDP": "container",
+    "Averages": "container",
     "Bounds": "container",
+    "Environment": "container of functions",
     "Gain": "container",
     "Learned": "container",
+    "Learner": "container",
     "Plan": "container",
     "Problem": "container of functions",
     "Regulator": "container",
