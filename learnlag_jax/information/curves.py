@@ -1,7 +1,6 @@
-"""In-context learning curves: the expected velocity at every position, its band, its limit, and whether it slows down.
+"""In-context learning curves: the expected velocity at every position, its band, and whether it slows down.
 
     v(t) = mean over windows of -log p(x_t | x_<t)              band: bootstrap over windows or documents, never tokens
-    fit:  v(t) = v_inf + c (t + t0)^-b                          the limit v_inf and how fast it is approached
     test: z = contrast / standard error                         can come out false
 
 Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Comes from: an array
@@ -43,29 +42,6 @@ class Curve(NamedTuple):
     acceleration_low: Array
     acceleration_high: Array
     replicates: Array
-
-
-class Decay(NamedTuple):
-    """The fitted approach to a limit, v(t) = v_inf + c (t + t0)^-b.
-
-    Attributes:
-        v_inf, c, t0, b: the parameters; v_inf >= 0, c >= 0, t0 > -1, b > 0.
-        low, high: `(v_inf, c, t0, b)` bands from the bootstrap replicates, each (4,).
-        residual: root mean square misfit, nats per token.
-
-    Example:
-        >>> from learnlag_jax.information import Decay
-        >>> Decay._fields[:2]
-        ('v_inf', 'c')
-    """
-
-    v_inf: Array
-    c: Array
-    t0: Array
-    b: Array
-    low: Array
-    high: Array
-    residual: Array
 
 
 class Deceleration(NamedTuple):
@@ -123,13 +99,90 @@ def in_context_curve(v: Array, *, documents=None, replicates: int = 400, level: 
     checks.finite(v, "v")
     draws = _counts(jax.random.key(0) if key is None else key, documents, v, replicates)
     weights = draws / jnp.sum(draws, axis=1, keepdims=True)
-    means = weights @ v
+    t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
+    return _curve(t, jnp.mean(v, axis=0), weights @ v, level)
+
+
+def _curve(t: Array, mean: Array, replicates: Array, level: float) -> Curve:
     tail = 50 * (1 - level)
     band = lambda x: jnp.percentile(x, jnp.asarray([tail, 100 - tail], x.dtype), axis=0)
-    mean = jnp.mean(v, axis=0)
-    (low, high), (a_low, a_high) = band(means), band(jnp.diff(means, axis=1))
-    t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
-    return Curve(t, mean, low, high, jnp.diff(mean), a_low, a_high, means)
+    slope = lambda x: jnp.diff(x, axis=-1) / jnp.expand_dims(jnp.diff(t).astype(x.dtype), range(x.ndim - 1))
+    return Curve(t, mean, *band(replicates), slope(mean), *band(slope(replicates)), replicates)
+
+
+def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve:
+    """The curve averaged over positions whose bins grow in proportion: 1, 2, 3-4, 5-8, 9-16, ...
+
+        v(bin) = mean of v over the bin,   t(bin) = mean of t over the bin,   a = difference of v / difference of t
+
+    Args:
+        curve: from `in_context_curve`.
+        per_octave: bins in each doubling of t; bins that hold no token are left out.
+        level: coverage of the bands, from the binned replicates (which know how tokens of one window depend).
+
+    Returns:
+        `Curve` of B bins; t is real. Fits and tests take it as they take the whole curve.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import in_context_curve, log_bins
+        >>> v = jnp.array([[4.0, 3.0, 2.0, 1.0], [4.0, 3.0, 2.0, 1.0]])
+        >>> binned = log_bins(in_context_curve(v))
+        >>> binned.t.tolist(), binned.mean.tolist(), [round(float(a), 6) for a in binned.acceleration]
+        ([1.0, 2.0, 3.5], [4.0, 3.0, 1.5], [-1.0, -1.0])
+
+    Reference: MATH.md section 1.
+    """
+    checks.require(per_octave >= 1, "per_octave", per_octave, "at least 1", "use 1 for doublings")
+    t = np.arange(1, curve.mean.shape[0] + 1)
+    label = np.ceil(per_octave * np.log2(t) - 1e-9)
+    member = label[None, :] == np.unique(label)[:, None]
+    average = jnp.asarray(member / member.sum(1, keepdims=True), curve.mean.dtype)
+    return _curve(average @ curve.t.astype(average.dtype), average @ curve.mean, curve.replicates @ average.T, level)
+
+
+class Score(NamedTuple):
+    """A difference of velocities and its standard error, nats per token.
+
+    Example:
+        >>> from learnlag_jax.information import Score
+        >>> Score(-0.4, 0.1).value
+        -0.4
+    """
+
+    value: Array | float
+    standard_error: Array | float
+
+
+def in_context_score(curve: Curve, *, early: int = 50, late: int = 500) -> Score:
+    """How much better late tokens are predicted than early ones.
+
+        score = v(late) - v(early)          negative where the model learns in context
+
+    Args:
+        curve: from `in_context_curve`, not binned.
+        early, late: positions from 1, early < late <= T.
+
+    Returns:
+        `Score`, its standard error from the bootstrap replicates.
+
+    Raises:
+        InputError: positions outside the window or in the wrong order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import in_context_curve, in_context_score
+        >>> curve = in_context_curve(jnp.array([[3.0, 2.0, 1.0], [5.0, 2.0, 1.0]]))
+        >>> float(in_context_score(curve, early=1, late=3).value)
+        -3.0
+
+    Reference: Olsson et al. 2022, In-context learning and induction heads (early = 50, late = 500).
+    """
+    T = curve.mean.shape[0]
+    got = f"early={early}, late={late} of {T} tokens"
+    checks.require(1 <= early < late <= T, "early, late", got, "1 <= early < late <= T", "use positions in the window")
+    gap = curve.replicates[:, late - 1] - curve.replicates[:, early - 1]
+    return Score(curve.mean[late - 1] - curve.mean[early - 1], jnp.std(gap, ddof=1))
 
 
 def _counts(key, documents, v: Array, replicates: int) -> Array:
@@ -141,75 +194,6 @@ def _counts(key, documents, v: Array, replicates: int) -> Array:
     drawn = jax.random.randint(key, (replicates, total), 0, total)
     times = jax.vmap(lambda row: jnp.bincount(row, length=total))(drawn)
     return times[:, ids].astype(v.dtype)
-
-
-def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
-    """Least-squares fit of the approach to a limit.
-
-        minimise over v_inf >= 0, c >= 0, t0 > -1, b > 0 the sum over t of (v(t) - v_inf - c (t + t0)^-b)^2
-
-    For each (t0, b) the best v_inf and c are in closed form, so only two parameters are searched, on a grid that closes in.
-
-    Args:
-        curve: from `in_context_curve`.
-        level: coverage of the bands, by refitting the bootstrap replicates.
-
-    Returns:
-        `Decay`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax.information import decay_fit, in_context_curve
-        >>> t = jnp.arange(1.0, 65.0)
-        >>> fit = decay_fit(in_context_curve(jnp.tile(2 + 3 * (t + 1) ** -0.5, (2, 1))))
-        >>> [round(float(x), 3) for x in (fit.v_inf, fit.c, fit.t0, fit.b)]
-        [2.0, 3.0, 1.0, 0.5]
-
-    Reference: MATH.md section 1.
-    """
-    t = curve.t.astype(curve.mean.dtype)
-    best, misfit = _fit(t, curve.mean)
-    many, _ = jax.vmap(_fit, (None, 0))(t, curve.replicates[:100])
-    tail = 50 * (1 - level)
-    low, high = jnp.percentile(many, jnp.asarray([tail, 100 - tail], t.dtype), axis=0)
-    return Decay(*best, low, high, jnp.sqrt(misfit / t.shape[0]))
-
-
-GRID, ROUNDS, SHRINK = 17, 24, 0.6
-
-
-def _fit(t: Array, v: Array) -> tuple[Array, Array]:
-    """(v_inf, c, t0, b) and the sum of squares, by a grid over (log(1 + t0), log b) that closes in on its best point."""
-    unit = jnp.linspace(-1, 1, GRID, dtype=t.dtype)
-
-    def at(point):
-        t0, b = jnp.expm1(point[0]), jnp.exp(point[1])
-        x = ((t + t0) / (1 + t0)) ** -b
-        limit, c = _line(x, v)
-        return jnp.stack([limit, c * (1 + t0) ** b, t0, b]), jnp.sum((v - limit - c * x) ** 2)
-
-    def closer(state, _):
-        centre, width = state
-        points = jnp.stack(jnp.meshgrid(centre[0] + width[0] * unit, centre[1] + width[1] * unit), -1).reshape(-1, 2)
-        points = jax.vmap(lambda p: jnp.clip(p, low, high))(points)
-        return (points[jnp.argmin(jax.vmap(lambda p: at(p)[1])(points))], width * SHRINK), None
-
-    # 1 + t0 from 1/4 token to the length of the window; b from a nearly logarithmic to a nearly exponential decay
-    low = jnp.stack([jnp.log(jnp.asarray(0.25, t.dtype)), jnp.log(jnp.asarray(0.02, t.dtype))])
-    high = jnp.stack([jnp.log(t[-1] + 1), jnp.log(jnp.asarray(8.0, t.dtype))])
-    (centre, _), _ = jax.lax.scan(closer, ((low + high) / 2, (high - low) / 2), length=ROUNDS)
-    return at(centre)
-
-
-def _line(x: Array, v: Array) -> tuple[Array, Array]:
-    """v ~ limit + c x with both at least zero: the free fit if admissible, else the better of its two edges."""
-    mx, mv = jnp.mean(x), jnp.mean(v)
-    spread = jnp.sum((x - mx) ** 2)
-    c = jnp.sum((x - mx) * (v - mv)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
-    limit = mv - c * mx
-    through_zero = jnp.sum(x * v) / jnp.sum(x * x)
-    c, limit = jnp.where(limit < 0, through_zero, c), jnp.maximum(limit, 0)
-    return jnp.where(c < 0, mv, limit), jnp.maximum(c, 0)
 
 
 def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:

@@ -112,3 +112,32 @@ def bits(nats: Array) -> Array:
     Reference: MATH.md section 1 (nats).
     """
     return jnp.asarray(nats) / NATS_PER_BIT
+
+
+def bits_per_byte(v: Array, sizes: Array) -> Array:
+    """Information per byte of text: comparable between models whose tokens differ.
+
+        (sum of v) / (log 2 x sum of sizes)
+
+    Args:
+        v: (..., T) velocities, nats per token.
+        sizes: (..., T) bytes of UTF-8 text in every token, not negative; tokens whose v is NaN (masked) do not count.
+
+    Returns:
+        (...) bits per byte over the last axis.
+
+    Raises:
+        InputError: shapes that differ.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import bits_per_byte
+        >>> round(float(bits_per_byte(jnp.log(jnp.array([8.0, 2.0])), jnp.array([3, 1]))), 6)  # 4 bits, 4 bytes
+        1.0
+
+    Reference: MATH.md section 1 (units).
+    """
+    v = _sequence(v, "v")
+    checks.require(jnp.shape(sizes) == v.shape, "sizes", checks.describe(sizes), checks.describe(v), "one size a token")
+    counted = jnp.where(jnp.isnan(v), jnp.zeros_like(v), jnp.asarray(sizes).astype(v.dtype))
+    return bits(position(v)[..., -1]) / jnp.sum(counted, axis=-1)

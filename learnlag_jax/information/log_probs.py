@@ -80,21 +80,27 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
     checks.shape(states, ("T", "d"), "states")
     checks.shape(embedding, ("V", states.shape[1]), "embedding")
     checks.floating((states, embedding), "states, embedding")
+    same = jnp.result_type(states) == jnp.result_type(embedding)
+    checks.require(same, "embedding", checks.describe(embedding), f"{states.dtype}", "cast one", checks.DTypeError)
+    checks.require(chunk >= 1, "chunk", chunk, "at least 1 word", "use for example 4096")
     vocabulary = embedding.shape[0]
     _check_tokens(tokens, (states.shape[0], vocabulary))
     pieces = -(-vocabulary // chunk)
     padded = jnp.pad(embedding, ((0, pieces * chunk - vocabulary), (0, 0))).reshape(pieces, chunk, -1)
     live = (jnp.arange(pieces * chunk) < vocabulary).reshape(pieces, chunk)
 
+    wide = states.dtype if states.dtype.itemsize >= 4 else jnp.float32
+
     @jax.checkpoint
     def step(total, piece):
         rows, alive = piece
-        logits = jnp.where(alive[None, :], states @ rows.T, -jnp.inf)
+        logits = jnp.matmul(states, rows.T, preferred_element_type=wide)
+        logits = jnp.where(alive[None, :], logits, -jnp.inf)
         return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), None
 
-    start = jnp.full(states.shape[:1], -jnp.inf, states.dtype)
+    start = jnp.full(states.shape[:1], -jnp.inf, wide)
     total, _ = jax.lax.scan(step, start, (padded, live))
-    return _masked(total - jnp.sum(states * embedding[tokens], axis=1), mask)
+    return _masked(total - jnp.sum(states.astype(wide) * embedding[tokens].astype(wide), axis=1), mask)
 
 
 def _masked(v: Array, mask) -> Array:

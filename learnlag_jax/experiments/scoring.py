@@ -1,0 +1,96 @@
+"""Scoring text in pieces: windows that do not overlap, and a score that survives an interruption.
+
+Every batch of windows is named by the hash of the model and of its tokens; a batch that was scored before is read back.
+Comes from: documents as ids. Goes to: `information.in_context_curve`.
+"""
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from learnlag_jax import checks
+from learnlag_jax.experiments import data
+from learnlag_jax.experiments.models import Windows
+
+
+def tiles(documents: Sequence[np.ndarray], length: int, count: int, rng: np.random.Generator) -> Windows:
+    """At most `count` windows of `length` ids that never overlap, at random places, every place as likely.
+
+    Each document is cut into windows from a random offset (openings are formulas, so none starts at every opening).
+
+    Args:
+        documents: arrays of ids.
+        length: ids in a window.
+        count: most windows wanted.
+        rng: of the offsets and the choice.
+
+    Raises:
+        InputError: no document has `length` ids.
+    """
+    places = []
+    for i, ids in enumerate(documents):
+        whole = len(ids) // length
+        offset = int(rng.integers(len(ids) - whole * length + 1)) if whole else 0
+        places += [(i, offset + j * length) for j in range(whole)]
+    longest = max((len(ids) for ids in documents), default=0)
+    checks.require(places, "--text", f"{longest} tokens in the longest text", f"at least {length}", "lower --length")
+    chosen = rng.permutation(len(places))[:count]
+    cut = [documents[i][s : s + length] for i, s in (places[j] for j in chosen)]
+    return Windows(np.stack(cut).astype(np.int32), np.array([places[j][0] for j in chosen]))
+
+
+class Scored(NamedTuple):
+    """Velocities (W, T) in nats per token, and tokens per second of the batches scored now (NaN if all were cached)."""
+
+    v: np.ndarray
+    speed: float
+
+
+def score(
+    scorer: Callable[[np.ndarray], np.ndarray], tokens: np.ndarray, identity: str, folder: Path, *, batch: int, track
+) -> Scored:
+    """Velocities of all windows, `batch` at a time; each batch is stored as soon as it is done.
+
+    Args:
+        scorer: windows (B, T) -> velocities (B, T), always called with B = `batch`.
+        tokens: (W, T) ids.
+        identity: names the model: a hash of its weights.
+        folder: where batches are kept; made if absent.
+        batch: windows at a time; the last batch is filled up and cut again.
+        track: `track(items, label)`, the progress bar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts, seconds, scored = [], 0.0, 0
+    for start in track(range(0, len(tokens), batch), f"scoring {tokens.size:,} tokens"):
+        piece = tokens[start : start + batch]
+        place = folder / f"{data.sha256(identity.encode(), repr(piece.shape).encode(), piece)}.npy"
+        v = _stored(place, piece.shape)
+        if v is None:
+            clock = time.perf_counter()
+            v = scorer(np.resize(piece, (batch, piece.shape[1])))[: len(piece)]
+            seconds, scored = seconds + time.perf_counter() - clock, scored + piece.size
+            _store(place, v)
+        parts.append(v)
+    return Scored(np.concatenate(parts), scored / seconds if scored else float("nan"))
+
+
+def _stored(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A batch scored before; a file that is damaged counts as absent and is scored again."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        v = np.load(place)
+        return v if v.shape == shape and v.dtype == np.float32 and np.isfinite(v).all() else None
+    return None
+
+
+def _store(place: Path, v: np.ndarray) -> None:
+    """Written beside and moved into place, so that an interruption leaves no half file."""
+    handle, partial = tempfile.mkstemp(dir=place.parent, suffix=".partial")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, v.astype(np.float32))
+    os.replace(partial, place)

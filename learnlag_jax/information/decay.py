@@ -1,0 +1,251 @@
+"""How a velocity approaches its limit: the fit, the contest of forms, and the context after which little is gained.
+
+    power         v(t) = v_inf + c (t + t0)^-b
+    exponential   v(t) = v_inf + c exp(-t / tau)
+    logarithmic   v(t) = m - c log(t + t0)                      has no limit: a warning when it wins
+
+For given shape (t0, b), tau or t0 the rest is linear, so only the shape is searched, on a grid that closes in on its best
+point. Comes from: `curves`. Reference: MATH.md section 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import checks
+from learnlag_jax.information.curves import Curve
+from learnlag_jax.vocabulary import Array
+
+REFITS = 100  # bootstrap replicates that are fitted again: enough for a 95 % band, and a fit is the costly part
+
+
+class Decay(NamedTuple):
+    """The fitted approach to a limit, v(t) = v_inf + c (t + t0)^-b.
+
+    Attributes:
+        v_inf, c, t0, b: the parameters; v_inf >= 0, c >= 0, t0 > -1, b > 0.
+        low, high: `(v_inf, c, t0, b)` bands from the bootstrap replicates, each (4,).
+        residual: root mean square misfit, nats per token.
+        replicates: (R, 4) parameters of the refitted replicates.
+
+    Example:
+        >>> from learnlag_jax.information import Decay
+        >>> Decay._fields[:2]
+        ('v_inf', 'c')
+    """
+
+    v_inf: Array
+    c: Array
+    t0: Array
+    b: Array
+    low: Array
+    high: Array
+    residual: Array
+    replicates: Array
+
+
+class Comparison(NamedTuple):
+    """A contest of decay forms, in the order power, exponential, logarithmic.
+
+    Attributes:
+        residual: (3,) root mean square misfit, nats per token.
+        score: (3,) T log(mean square misfit) + 2 (number of parameters); the least is best (Akaike).
+        wins: (3,) share of bootstrap replicates in which the form has the least score.
+
+    Example:
+        >>> from learnlag_jax.information import Comparison
+        >>> Comparison._fields
+        ('residual', 'score', 'wins')
+    """
+
+    residual: Array
+    score: Array
+    wins: Array
+
+
+class Context(NamedTuple):
+    """A length of context in tokens and its band.
+
+    Example:
+        >>> from learnlag_jax.information import Context
+        >>> Context(100.0, 80.0, 130.0).t
+        100.0
+    """
+
+    t: Array | float
+    low: Array | float
+    high: Array | float
+
+
+def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
+    """Least-squares fit of the approach to a limit.
+
+        minimise over v_inf >= 0, c >= 0, t0 > -1, b > 0 the sum over t of (v(t) - v_inf - c (t + t0)^-b)^2
+
+    Args:
+        curve: from `in_context_curve` or `log_bins`.
+        level: coverage of the bands, by refitting the bootstrap replicates.
+
+    Returns:
+        `Decay`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import decay_fit, in_context_curve
+        >>> t = jnp.arange(1.0, 65.0)
+        >>> fit = decay_fit(in_context_curve(jnp.tile(2 + 3 * (t + 1) ** -0.5, (2, 1))))
+        >>> [round(float(x), 3) for x in (fit.v_inf, fit.c, fit.t0, fit.b)]
+        [2.0, 3.0, 1.0, 0.5]
+
+    Reference: MATH.md section 1.
+    """
+    t = curve.t.astype(curve.mean.dtype)
+    best, misfit = _power(t, curve.mean)
+    many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
+    low, high = _band(many, level)
+    return Decay(*best, low, high, jnp.sqrt(misfit / t.shape[0]), many)
+
+
+def compare_decays(curve: Curve) -> Comparison:
+    """Which form does the approach have: a power law, an exponential, or a logarithm that never ends?
+
+        score = T log(mean square misfit) + 2 (number of parameters)
+
+    Positions of one window are dependent, so the score of one curve overstates its evidence; `wins`, the share of replicates
+    of whole windows each form wins, does not.
+
+    Args:
+        curve: from `in_context_curve` or `log_bins`.
+
+    Returns:
+        `Comparison` in the order power, exponential, logarithmic.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import compare_decays, in_context_curve
+        >>> t = jnp.arange(1.0, 33.0)
+        >>> curve = in_context_curve(jnp.tile(2 + 3 * jnp.exp(-t / 5), (2, 1)))
+        >>> [round(float(x), 3) for x in compare_decays(curve).wins]  # the exponential
+        [0.0, 1.0, 0.0]
+
+    Reference: MATH.md section 1; Akaike 1974.
+    """
+    t = curve.t.astype(curve.mean.dtype)
+    T = t.shape[0]
+
+    def scores(v):
+        misfit = jnp.stack([form(t, v)[1] for form in (_power, _exponential, _logarithmic)]) / T
+        floor = (64 * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(v))) ** 2  # below rounding no form is better
+        penalty = jnp.asarray([8, 6, 6], v.dtype)
+        return misfit, T * jnp.log(jnp.maximum(misfit, floor)) + penalty
+
+    misfit, score = scores(curve.mean)
+    _, many = jax.vmap(scores)(curve.replicates[:REFITS])
+    wins = jnp.mean(jax.nn.one_hot(jnp.argmin(many, axis=1), 3, dtype=t.dtype), axis=0)
+    return Comparison(jnp.sqrt(misfit), score, wins)
+
+
+def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Context:
+    """The context after which one more token gains less than `gain`, by the fitted decay.
+
+        -dv/dt = c b (t + t0)^-(b + 1) = gain        =>        t = (c b / gain)^(1 / (b + 1)) - t0
+
+    Args:
+        fit: from `decay_fit`.
+        gain: nats per token squared, above zero.
+        level: coverage of the band, from the refitted replicates.
+
+    Returns:
+        `Context`; at least 1 token.
+
+    Raises:
+        InputError: a gain that is not above zero.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import decay_fit, effective_context, in_context_curve
+        >>> t = jnp.arange(1.0, 65.0)
+        >>> fit = decay_fit(in_context_curve(jnp.tile(2 + 3 / t, (2, 1))))
+        >>> round(float(effective_context(fit, 0.03).t), 2)  # 3 / t^2 = 0.03
+        10.0
+
+    Reference: MATH.md section 1.
+    """
+    checks.require(gain > 0, "gain", gain, "nats per token squared, above zero", "use for example 0.001")
+
+    def at(parameters):
+        _, c, t0, b = parameters
+        return jnp.maximum((c * b / gain) ** (1 / (b + 1)) - t0, jnp.ones_like(c))
+
+    low, high = _band(jax.vmap(at)(fit.replicates), level)
+    return Context(at((fit.v_inf, fit.c, fit.t0, fit.b)), low, high)
+
+
+def _band(values: Array, level: float) -> Array:
+    tail = 50 * (1 - level)
+    return jnp.percentile(values, jnp.asarray([tail, 100 - tail], values.dtype), axis=0)
+
+
+def _power(t: Array, v: Array) -> tuple[Array, Array]:
+    """(v_inf, c, t0, b) and the sum of squares. 1 + t0 runs from 1/4 token to the window, b from 0.02 to 8."""
+
+    def at(point):
+        t0, b = jnp.expm1(point[0]), jnp.exp(point[1])
+        x = ((t + t0) / (1 + t0)) ** -b
+        limit, c = _line(x, v, floor=0.0)
+        return jnp.stack([limit, c * (1 + t0) ** b, t0, b]), jnp.sum((v - limit - c * x) ** 2)
+
+    return _search(at, [0.25, 0.02], [t[-1] + 1, 8.0], t.dtype)
+
+
+def _exponential(t: Array, v: Array) -> tuple[Array, Array]:
+    """(v_inf, c, tau) and the sum of squares; tau from a quarter of a token to ten windows."""
+
+    def at(point):
+        tau = jnp.exp(point[0])
+        x = jnp.exp(-(t - t[0]) / tau)
+        limit, c = _line(x, v, floor=0.0)
+        return jnp.stack([limit, c * jnp.exp(t[0] / tau), tau]), jnp.sum((v - limit - c * x) ** 2)
+
+    return _search(at, [0.25], [10 * t[-1]], t.dtype)
+
+
+def _logarithmic(t: Array, v: Array) -> tuple[Array, Array]:
+    """(m, c, t0) and the sum of squares, with t0 as for the power law."""
+
+    def at(point):
+        t0 = jnp.expm1(point[0])
+        x = -jnp.log((t + t0) / (1 + t0))
+        m, c = _line(x, v, floor=-np.inf)
+        return jnp.stack([m + c * jnp.log1p(t0), c, t0]), jnp.sum((v - m - c * x) ** 2)
+
+    return _search(at, [0.25], [t[-1] + 1], t.dtype)
+
+
+def _search(at: Callable, low, high, dtype) -> tuple[Array, Array]:
+    """`at` its best point, over logarithms of shapes from `low` to `high`: a grid of 17 a side that closes in 24 times."""
+    low, high = (jnp.log(jnp.stack([jnp.asarray(x, dtype) for x in side])) for side in (low, high))
+    axes = jnp.meshgrid(*[jnp.linspace(-1, 1, 17, dtype=dtype)] * len(low), indexing="ij")
+    unit = jnp.stack(axes, -1).reshape(-1, len(low))
+
+    def closer(state, _):
+        centre, width = state
+        points = jax.vmap(lambda u: jnp.clip(centre + width * u, low, high))(unit)
+        return (points[jnp.argmin(jax.vmap(lambda p: at(p)[1])(points))], width * 0.6), None
+
+    (centre, _), _ = jax.lax.scan(closer, ((low + high) / 2, (high - low) / 2), length=24)
+    return at(centre)
+
+
+def _line(x: Array, v: Array, floor: float) -> tuple[Array, Array]:
+    """v ~ limit + c x with c >= 0 and limit >= floor: the free fit if admissible, else the better of its edges."""
+    mx, mv = jnp.mean(x), jnp.mean(v)
+    spread = jnp.sum((x - mx) ** 2)
+    c = jnp.sum((x - mx) * (v - mv)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
+    limit = mv - c * mx
+    through_zero = jnp.sum(x * v) / jnp.sum(x * x)
+    c, limit = jnp.where(limit < floor, through_zero, c), jnp.maximum(limit, floor)
+    return jnp.where(c < 0, mv, limit), jnp.maximum(c, 0)

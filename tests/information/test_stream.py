@@ -1,0 +1,101 @@
+"""Streams and runs: reading in pieces equals reading at once; parabolas are smoothed exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError
+from learnlag_jax.information import (
+    bits_per_byte,
+    loss_motion,
+    position,
+    read_stream,
+    start_stream,
+    surprisal,
+)
+from learnlag_jax.testing import assert_close
+
+
+def _chain(dtype, states=5):
+    return jnp.log(jax.nn.softmax(2 * jax.random.normal(jax.random.key(0), (states + 1, states), dtype)))
+
+
+def test_reading_in_pieces_equals_reading_at_once_and_the_whole_table(dtype):
+    log_P = _chain(dtype)
+    x = jax.random.randint(jax.random.key(1), (40,), 0, 5)
+    step = lambda state, token: (state + 1, log_P[token])
+    start = start_stream(jnp.int32(0), log_P[5])
+    end, v = read_stream(step, start, x)
+    half, first = read_stream(step, start, x[:17])
+    rest, second = read_stream(step, half, x[17:])
+    assert jnp.array_equal(jnp.concatenate([first, second]), v)
+    assert float(rest.position) == float(end.position)
+    assert int(end.tokens) == int(end.state) == 40
+    whole = surprisal(log_P[jnp.concatenate([jnp.array([5], x.dtype), x[:-1]])], x)
+    assert_close(v, whole)
+    assert_close(end.position + end.lost, position(whole)[-1], ulps=128)
+    _, forgetful = read_stream(step, start, x[17:])  # the control: starting anew forgets the token before
+    assert not jnp.array_equal(forgetful, second)
+
+
+def test_the_compensated_position_keeps_digits_that_a_plain_sum_loses():
+    """2^15 equal velocities in float32 against exact arithmetic: at most two roundings, where a plain sum loses many."""
+    n = 1 << 15
+    logits = jnp.zeros(10, jnp.float32)
+    end, v = jax.jit(lambda x: read_stream(lambda s, _: (s, logits), start_stream((), logits), x))(
+        jnp.zeros(n, jnp.int32)
+    )
+    exact = n * float(v[0])
+    unit = exact * np.finfo(np.float32).eps
+    assert abs(float(end.position) + float(end.lost) - exact) < unit
+    assert abs(float(end.position) - exact) > 4 * unit
+
+
+def test_memory_does_not_grow_with_the_text():
+    logits = jnp.zeros(512, jnp.float32)
+    read = jax.jit(lambda x: read_stream(lambda s, _: (s, logits), start_stream((), logits), x))
+    held = [
+        read.lower(jnp.zeros(n, jnp.int32)).compile().memory_analysis().temp_size_in_bytes for n in (1 << 8, 1 << 14)
+    ]
+    # at most a few words a token (the velocities), never a row of logits each
+    assert held[1] - held[0] <= 16 * ((1 << 14) - (1 << 8))
+
+
+def test_a_parabola_is_smoothed_exactly_to_its_ends(dtype):
+    n = jnp.arange(60, dtype=dtype)
+    motion = loss_motion(3 - 0.02 * n + 1e-4 * n * n, bandwidth=6.0)
+    assert_close(motion.loss, 3 - 0.02 * n + 1e-4 * n * n, ulps=512, scale=3.0)
+    assert_close(motion.speed, 0.02 - 2e-4 * n, ulps=512, scale=3.0)
+    assert_close(motion.acceleration, jnp.full(60, 2e-4, dtype), ulps=512, scale=3.0)
+    wiggle = loss_motion(jnp.cos(n), bandwidth=6.0)  # the control: faster than the bandwidth is not reproduced
+    assert float(jnp.max(jnp.abs(wiggle.loss - jnp.cos(n))[20:40])) > 0.5
+
+
+def test_smoothing_lowers_noise_by_the_bandwidth(float64):
+    noise = jax.random.normal(jax.random.key(3), (2000,))
+    rms = {h: float(jnp.std(loss_motion(noise, bandwidth=h).loss[200:-200])) for h in (5.0, 20.0)}
+    # local quadratic with a Gaussian kernel: variance 27 / (32 sqrt(pi) h); 1600 points hold about 1600 / (2 h sqrt pi) draws
+    for h, found in rms.items():
+        expected = np.sqrt(27 / (32 * np.sqrt(np.pi) * h))
+        assert abs(found / expected - 1) < 4 / np.sqrt(2 * 1600 / (2 * h * np.sqrt(np.pi)))
+
+
+def test_bits_per_byte_counts_only_what_is_scored(dtype):
+    v = jnp.asarray([[np.log(8), np.nan, np.log(2)]], dtype)
+    assert_close(bits_per_byte(v, jnp.array([[3, 9, 1]])), jnp.ones(1, dtype))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: loss_motion(jnp.ones(4)), "at least 5 steps"),
+        (lambda: loss_motion(jnp.ones(9), bandwidth=0.5), "bandwidth: got 0.5"),
+        (lambda: loss_motion(jnp.ones(9).at[3].set(jnp.nan)), "nan at index"),
+        (lambda: bits_per_byte(jnp.ones(3), jnp.ones(2)), "sizes"),
+        (lambda: start_stream((), jnp.ones((2, 2))), "logits"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
