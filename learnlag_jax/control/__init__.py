@@ -2,7 +2,7 @@
 
 Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `rollout`, `total_reward`, `costates`,
 `stationarity`; optimal paths: `lqr`, `solve`, `mpc_step`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
-`mdp_functions`, `mdp_from_problem`, `mdp_from_gymnasium`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`,
+`mdp_functions`, `mdp_from_problem`, `mdp_from_gymnasium`, spread over devices by `mdp_sharded`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`,
 `average_reward`; from samples: `q_learning`, `dqn`, `path_values`.
 
 Reward is maximised. Costates have a leading axis n + 1, and lambda_k = grad V(s_k) on an optimal path. Every answer carries
@@ -41,6 +41,7 @@ from learnlag_jax.control.regulator import Regulator as Regulator
 from learnlag_jax.control.regulator import lqr as lqr
 from learnlag_jax.control.returns import Averages as Averages
 from learnlag_jax.control.returns import path_values as path_values
+from learnlag_jax.control.sharding import mdp_sharded as mdp_sharded
 from learnlag_jax.control.sources import mdp_from_gymnasium as mdp_from_gymnasium
 from learnlag_jax.control.sources import mdp_from_problem as mdp_from_problem
 from learnlag_jax.control.sources import mdp_functions as mdp_functions
@@ -75,6 +76,7 @@ __all__ = [
     "mdp_from_gymnasium",
     "mdp_from_problem",
     "mdp_functions",
+    "mdp_sharded",
     "mdp_sparse",
     "minimise",
     "mpc_step",

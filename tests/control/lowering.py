@@ -99,4 +99,5 @@ NOT_JITTABLE = {
     "Trajectory": "container",
     "Values": "container",
     "mdp_from_gymnasium": "reads a Python table on the host",
+    "mdp_sharded": "places arrays on devices",
 }
