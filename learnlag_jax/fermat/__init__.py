@@ -4,9 +4,11 @@ information_matrix, criterion                     M = sum w f f', and its scalar
 optimal_weights, equivalence_gap                  approximate designs on a pool, certified over all of it
 exact_design                                      n whole observations by exchange, with or without replacement, augmenting
 tight_frame, frame_with_spectrum, complete_frame, v_optimal_frame, greedy_ratio    the sphere in closed form
-least_time_path                                   the order: greedy, block, deadline
-time_to_threshold, time_by_rate                   both integrals of eq. 5; first and last crossing, occupation, censoring
-kaplan_meier, learning_time_summary, performance_profile    over seeds and tasks
+fisher_information                                rows of nonlinear and generalised linear models, by autodiff
+ray                                               least optical length through a medium
+least_time_path                                   the order: greedy, block, deadline, anytime
+time_to_threshold, time_by_rate, soft_learning_time            both integrals of eq. 5; first and last crossing, occupation, censoring
+kaplan_meier, learning_time_summary, learning_time_ratio, performance_profile, mlperf_time    over seeds and tasks
 
 Import direction: hall (`variation`), `vocabulary`, `trees`, `checks`, jax, numpy. Reference: MATH.md 3, 4.
 """
@@ -25,15 +27,22 @@ from learnlag_jax.fermat.frames import greedy_ratio as greedy_ratio
 from learnlag_jax.fermat.frames import tight_frame as tight_frame
 from learnlag_jax.fermat.frames import v_optimal_frame as v_optimal_frame
 from learnlag_jax.fermat.learning_time import LearningTime as LearningTime
+from learnlag_jax.fermat.learning_time import soft_learning_time as soft_learning_time
 from learnlag_jax.fermat.learning_time import time_by_rate as time_by_rate
 from learnlag_jax.fermat.learning_time import time_to_threshold as time_to_threshold
+from learnlag_jax.fermat.models import fisher_information as fisher_information
 from learnlag_jax.fermat.planning import Path as Path
 from learnlag_jax.fermat.planning import least_time_path as least_time_path
+from learnlag_jax.fermat.rays import Ray as Ray
+from learnlag_jax.fermat.rays import ray as ray
 from learnlag_jax.fermat.summaries import Profile as Profile
+from learnlag_jax.fermat.summaries import Ratio as Ratio
 from learnlag_jax.fermat.summaries import Summary as Summary
 from learnlag_jax.fermat.summaries import Survival as Survival
 from learnlag_jax.fermat.summaries import kaplan_meier as kaplan_meier
+from learnlag_jax.fermat.summaries import learning_time_ratio as learning_time_ratio
 from learnlag_jax.fermat.summaries import learning_time_summary as learning_time_summary
+from learnlag_jax.fermat.summaries import mlperf_time as mlperf_time
 from learnlag_jax.fermat.summaries import performance_profile as performance_profile
 
 __all__ = [
@@ -43,20 +52,27 @@ __all__ = [
     "LearningTime",
     "Path",
     "Profile",
+    "Ratio",
+    "Ray",
     "Summary",
     "Survival",
     "complete_frame",
     "criterion",
     "equivalence_gap",
     "exact_design",
+    "fisher_information",
     "frame_with_spectrum",
     "greedy_ratio",
     "information_matrix",
     "kaplan_meier",
+    "learning_time_ratio",
     "learning_time_summary",
     "least_time_path",
+    "mlperf_time",
     "optimal_weights",
     "performance_profile",
+    "ray",
+    "soft_learning_time",
     "tight_frame",
     "time_by_rate",
     "time_to_threshold",

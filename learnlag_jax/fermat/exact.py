@@ -135,7 +135,7 @@ def _scaled(phi: Callable, n: Array, M: Array) -> Array:
     return phi(n * M)
 
 
-def _spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) -> Array:
+def spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) -> Array:
     """n rows: while some direction is unseen, a row with a large residual outside the span so far; then any row."""
     N, p = F.shape
     eps = jnp.finfo(F.dtype).eps
@@ -159,7 +159,7 @@ def _spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) ->
     return jax.lax.fori_loop(0, n, pick, start)[0]
 
 
-def _swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
+def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
     """phi(M - out out' + f_j f_j') for every j, by rank-two updates where they are known."""
     kind = phi.kind if isinstance(phi, Criterion) else None
     if kind not in ("A", "D", "I", "c"):
@@ -189,7 +189,7 @@ def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, 
 
     def exchange(i, state):
         rows, M, changed = state
-        values = _swapped_values(phi, M, F[rows[i]], F)
+        values = swapped_values(phi, M, F[rows[i]], F)
         if not replace:
             values = values.at[rows].set(jnp.inf)
         j = jnp.argmin(values)
@@ -213,7 +213,7 @@ def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, 
 @functools.partial(jax.jit, static_argnames=("n", "replace", "restarts", "max_sweeps"))
 def _search(F, phi, base, key, n, replace, restarts, max_sweeps):
     def one(key):
-        return _exchange(F, phi, base, _spanning_start(F, base, key, n, replace), replace, max_sweeps)
+        return _exchange(F, phi, base, spanning_start(F, base, key, n, replace), replace, max_sweeps)
 
     rows, values, sweeps, settled = jax.lax.map(one, jax.random.split(key, restarts), batch_size=min(restarts, 8))
     best = jnp.argmin(values)

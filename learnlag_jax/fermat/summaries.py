@@ -45,7 +45,13 @@ class Summary(NamedTuple):
 
 
 class Survival(NamedTuple):
-    """A Kaplan-Meier curve: the share that has not reached the threshold after each time, times increasing."""
+    """A Kaplan-Meier curve: the share that has not reached the threshold after each time, times increasing.
+
+    Example:
+        >>> from learnlag_jax.fermat import Survival
+        >>> Survival._fields
+        ('times', 'share')
+    """
 
     times: Array
     share: Array
@@ -203,6 +209,107 @@ def performance_profile(times, r_max: float = 4.0) -> Profile:
         )
     times = jnp.where(jnp.isnan(times), jnp.inf, jnp.asarray(times))
     best = jnp.min(times, 0)
-    ratio = jnp.where(jnp.isfinite(times), jnp.maximum(times / jnp.where(jnp.isfinite(best), best, 1)[None, :], 1), jnp.inf)
+    ratio = jnp.where(
+        jnp.isfinite(times), jnp.maximum(times / jnp.where(jnp.isfinite(best), best, 1)[None, :], 1), jnp.inf
+    )
     top = jnp.asarray(r_max, times.dtype)
     return Profile(jnp.mean(jnp.clip(top - ratio, 0) / (top - 1), 1), ratio)
+
+
+class Ratio(NamedTuple):
+    """How much longer one method takes than another, over the same seeds.
+
+    Attributes:
+        value: ratio of the restricted means.
+        interval: (2,) percentile bootstrap, whole pairs redrawn.
+        share: bootstrap share of draws with a ratio below 1: how sure it is that the first is faster.
+
+    Example:
+        >>> from learnlag_jax.fermat import Ratio
+        >>> Ratio._fields[0]
+        'value'
+    """
+
+    value: Array
+    interval: Array
+    share: Array
+
+
+def learning_time_ratio(
+    times, reached, other_times, other_reached, budget, *, confidence=0.95, draws: int = 2000, key=None
+) -> Ratio:
+    """Ratio of two restricted mean learning times, with an interval that keeps runs of the same seed together.
+
+        ratio = mean min(T, budget) / mean min(T', budget)
+
+    Args:
+        times, reached: (n,) of the first method, run i with seed i.
+        other_times, other_reached: (n,) of the second, run i with the same seed i.
+        budget: scalar, the same for both.
+        confidence: coverage of the interval.
+        draws: bootstrap draws over seeds.
+        key: typed random key; None takes `jax.random.key(0)`.
+
+    Returns:
+        `Ratio`: below 1 where the first is faster. Censored runs count with the budget, so the ratio is conservative.
+
+    Raises:
+        InputError: unequal lengths.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import learning_time_ratio
+        >>> t = jnp.array([10.0, 20.0, 30.0])
+        >>> ratio = learning_time_ratio(t / 2, jnp.ones(3, bool), t, jnp.ones(3, bool), 50.0)
+        >>> float(ratio.value), [float(x) for x in ratio.interval]
+        (0.5, [0.5, 0.5])
+
+    Reference: MATH.md 3; Efron and Tibshirani (1993), chapter 8.
+    """
+    checks.shape(times, ("n",), "times")
+    checks.floating(times, "times")
+    for x, name in ((reached, "reached"), (other_times, "other_times"), (other_reached, "other_reached")):
+        checks.shape(x, jnp.shape(times), name)
+    checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
+    dtype = jnp.asarray(times).dtype
+    budget = jnp.asarray(budget, dtype)
+    spent = lambda t, r: jnp.where(jnp.asarray(r, bool), jnp.minimum(jnp.asarray(t, dtype), budget), budget)
+    a, b = spent(times, reached), spent(other_times, other_reached)
+    n, key = a.size, jax.random.key(0) if key is None else key
+    picks = jax.random.randint(key, (draws, n), 0, n)
+    sample = jnp.sort(jnp.sum(a[picks], 1) / jnp.sum(b[picks], 1))
+    tail = int((1 - confidence) / 2 * (draws - 1))
+    return Ratio(
+        jnp.sum(a) / jnp.sum(b), jnp.stack([sample[tail], sample[-1 - tail]]), jnp.mean((sample < 1).astype(dtype))
+    )
+
+
+def mlperf_time(times) -> Array:
+    """The score of MLPerf training: the fastest and the slowest run are dropped, the rest averaged.
+
+        mean of the sorted times without the first and the last; +inf if more than one run did not converge
+
+    Args:
+        times: (n,) times of n >= 3 runs; +inf (or NaN) for a run that did not converge.
+
+    Returns:
+        Scalar.
+
+    Raises:
+        InputError: fewer than three runs.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import mlperf_time
+        >>> float(mlperf_time(jnp.array([5.0, 1.0, 3.0, jnp.inf, 4.0])))
+        4.0
+
+    Reference: MLPerf training rules, section on results.
+    """
+    checks.shape(times, ("n",), "times")
+    checks.floating(times, "times")
+    checks.require(
+        jnp.size(times) >= 3, "times", f"{jnp.size(times)} runs", "at least three", "run it again with other seeds"
+    )
+    times = jnp.asarray(times)
+    return jnp.mean(jnp.sort(jnp.where(jnp.isnan(times), jnp.inf, times))[1:-1])

@@ -52,7 +52,9 @@ def test_trigonometric_regression_is_uniform_for_every_criterion(float64):
     uniform = information_matrix(F, jnp.full(12, 1 / 12))
     for phi in ("A", "D", criterion("phi", q=3.0)):
         assert float(equivalence_gap(uniform, F, phi)) < 1e-12
-        assert float(optimal_weights(F, phi).value) == pytest.approx(float((criterion(phi) if isinstance(phi, str) else phi)(uniform)), rel=1e-9)
+        assert float(optimal_weights(F, phi).value) == pytest.approx(
+            float((criterion(phi) if isinstance(phi, str) else phi)(uniform)), rel=1e-9
+        )
 
 
 def test_weighing_designs_take_hadamard_rows(float64):
@@ -126,7 +128,13 @@ def test_against_a_general_optimiser(kind, float64):
     phi = criterion(kind, **option.get(kind, {}))
     design = optimal_weights(F, phi)
     softmax = lambda u: phi(information_matrix(F, jax.nn.softmax(u)))
-    other = minimize(jax.jit(jax.value_and_grad(softmax)), rng.normal(size=30) * 0.1, jac=True, method="BFGS", options={"gtol": 1e-7, "maxiter": 3000})
+    other = minimize(
+        jax.jit(jax.value_and_grad(softmax)),
+        rng.normal(size=30) * 0.1,
+        jac=True,
+        method="BFGS",
+        options={"gtol": 1e-7, "maxiter": 3000},
+    )
     assert float(design.value) <= other.fun * (1 + 1e-9)
     assert float(design.value) >= other.fun * (1 - 1e-2)  # that optimiser is only near
     assert float(design.gap) <= 1e-9
@@ -153,7 +161,9 @@ def test_duplicated_rows_share_their_weight(float64):
     many = jnp.repeat(F, 200, 0)
     design = optimal_weights(many)
     assert float(design.value) == pytest.approx(8.0, rel=1e-9)
-    np.testing.assert_allclose(design.weights.reshape(21, 200).sum(1)[jnp.array([0, 10, 20])], [0.25, 0.5, 0.25], atol=1e-8)
+    np.testing.assert_allclose(
+        design.weights.reshape(21, 200).sum(1)[jnp.array([0, 10, 20])], [0.25, 0.5, 0.25], atol=1e-8
+    )
 
 
 def test_prior_information_shifts_the_design_and_is_certified(float64):

@@ -22,7 +22,12 @@ def _all(dtype):
     c = jnp.asarray([1.0, -2.0, 0.5, 0.0], dtype)
     C = information_matrix(_rows(9, 8, dtype)) / 8
     letters = [criterion(k) for k in "ADET"]
-    options = [criterion("c", c), criterion("I", moment=C), criterion("G", region=_rows(8, 7, dtype)), criterion("phi", q=3.0)]
+    options = [
+        criterion("c", c),
+        criterion("I", moment=C),
+        criterion("G", region=_rows(8, 7, dtype)),
+        criterion("phi", q=3.0),
+    ]
     return letters + options
 
 

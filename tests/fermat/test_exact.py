@@ -38,14 +38,14 @@ def test_small_pools_by_brute_force(kind, replace, float64):
 
 
 def test_rank_two_updates_equal_direct_evaluation(float64):
-    from learnlag_jax.fermat.exact import _swapped_values
+    from learnlag_jax.fermat.exact import swapped_values
 
     F = _pool(4, 12, 3)
     M = information_matrix(F[:6])
     C = jnp.diag(jnp.array([1.0, 2.0, 3.0]))
     for phi in (criterion("A"), criterion("D"), criterion("I", moment=C), criterion("c", jnp.array([1.0, 0.0, 2.0]))):
         direct = jnp.stack([phi(M - jnp.outer(F[2], F[2]) + jnp.outer(f, f)) for f in F])
-        np.testing.assert_allclose(_swapped_values(phi, M, F[2], F), direct, rtol=1e-9)
+        np.testing.assert_allclose(swapped_values(phi, M, F[2], F), direct, rtol=1e-9)
 
 
 def test_saturated_designs_are_never_singular(float64):
@@ -55,7 +55,9 @@ def test_saturated_designs_are_never_singular(float64):
         design = exact_design(F, 3, kind, restarts=3)
         assert np.isfinite(float(design.value))
         assert int(design.status) == 0
-    assert float(exact_design(F, 3, "A").value) == pytest.approx(_brute(F, 3, criterion("A"), True, jnp.zeros((3, 3))), rel=1e-9)
+    assert float(exact_design(F, 3, "A").value) == pytest.approx(
+        _brute(F, 3, criterion("A"), True, jnp.zeros((3, 3))), rel=1e-9
+    )
 
 
 def test_augmenting_fixed_rows(float64):
@@ -116,7 +118,9 @@ def test_paths_on_a_pool(float64):
         expected = [float(criterion("A")(information_matrix(F[path.indices[:k]]))) for k in range(4, n + 1)]
         np.testing.assert_allclose(path.values[3:], expected, rtol=1e-9)
         assert np.all(np.diff(path.values[3:]) <= 0)
-    assert float(paths["deadline"].values[-1]) == pytest.approx(float(exact_design(F, n, replace=False).value), rel=1e-9)
+    assert float(paths["deadline"].values[-1]) == pytest.approx(
+        float(exact_design(F, n, replace=False).value), rel=1e-9
+    )
     assert float(paths["deadline"].values[-1]) <= float(paths["greedy"].values[-1]) * (1 + 1e-12)
     assert float(paths["block"].values[3]) <= float(paths["greedy"].values[3]) * (1 + 1e-12)
     bound = optimal_weights(F).value / jnp.arange(4.0, n + 1)

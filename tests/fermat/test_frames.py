@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.fermat import complete_frame, criterion, frame_with_spectrum, greedy_ratio, tight_frame, v_optimal_frame
+from learnlag_jax.fermat import (
+    complete_frame,
+    criterion,
+    frame_with_spectrum,
+    greedy_ratio,
+    tight_frame,
+    v_optimal_frame,
+)
 
 sizes = st.integers(1, 24).flatmap(lambda p: st.tuples(st.integers(p, 80), st.just(p)))
 
@@ -54,7 +61,9 @@ def test_spectrum_with_fewer_rows_than_columns(dtype):
         frame_with_spectrum(jnp.asarray([1.0, 0.5, 0.5], dtype), 2)
     with pytest.raises(InputError, match="sum 3"):
         frame_with_spectrum(jnp.asarray([1.0, 1.0, 0.5], dtype), 3)
-    assert bool(jnp.all(jnp.isnan(jax.jit(frame_with_spectrum, static_argnums=1)(jnp.asarray([1.0, 1.0, 0.5], dtype), 3))))
+    assert bool(
+        jnp.all(jnp.isnan(jax.jit(frame_with_spectrum, static_argnums=1)(jnp.asarray([1.0, 1.0, 0.5], dtype), 3)))
+    )
 
 
 @pytest.mark.parametrize("m", [1, 2, 4, 9])

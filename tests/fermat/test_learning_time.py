@@ -36,7 +36,12 @@ def test_they_part_when_the_curve_comes_back(dtype):
 def test_not_reached_is_censored_not_dropped(dtype):
     t, error = jnp.arange(1, 5, dtype=dtype), jnp.asarray([5, 1, 4, jnp.nan], dtype)
     never = time_to_threshold(t, error, 0.5)
-    assert (float(never.value), bool(never.reached), float(never.lower), int(never.status)) == (np.inf, False, 4.0, Status.not_reached)
+    assert (float(never.value), bool(never.reached), float(never.lower), int(never.status)) == (
+        np.inf,
+        False,
+        4.0,
+        Status.not_reached,
+    )
     for kind, lower in (("last", 4.0), ("occupation", 3.0)):  # ends above; above at t = 0..2 and 3..4
         end = time_to_threshold(t, error, 2.0, kind)
         assert (bool(end.reached), float(end.value), float(end.lower)) == (False, np.inf, lower)

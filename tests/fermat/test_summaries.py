@@ -23,25 +23,38 @@ def test_kaplan_meier_against_scipy(float64):
     for t, s in zip(reference.quantiles, reference.probabilities, strict=True):
         ours = np.asarray(curve.share)[np.searchsorted(np.asarray(curve.times), t, side="right") - 1]
         assert ours == pytest.approx(s, abs=1e-12)
-    dropped = kaplan_meier(jnp.asarray(times[reached]), jnp.ones(int(reached.sum()), bool))  # the control: dropping them
-    assert abs(np.asarray(dropped.share)[-1] - np.asarray(curve.share)[-1]) > 0.01 or float(dropped.times[len(dropped.times) // 2]) < float(np.median(times))
+    dropped = kaplan_meier(
+        jnp.asarray(times[reached]), jnp.ones(int(reached.sum()), bool)
+    )  # the control: dropping them
+    assert abs(np.asarray(dropped.share)[-1] - np.asarray(curve.share)[-1]) > 0.01 or float(
+        dropped.times[len(dropped.times) // 2]
+    ) < float(np.median(times))
 
 
 def test_without_censoring_everything_is_elementary(dtype):
     times = jnp.asarray([3.0, 1.0, 2.0, 5.0, 4.0], dtype)
     s = learning_time_summary(times, jnp.ones(5, bool), 10.0, draws=200)
-    assert (float(s.median), float(s.restricted_mean), float(s.reached)) == (3.0, pytest.approx(3.0, rel=1e-5), pytest.approx(1.0))
+    assert (float(s.median), float(s.restricted_mean), float(s.reached)) == (
+        3.0,
+        pytest.approx(3.0, rel=1e-5),
+        pytest.approx(1.0),
+    )
     assert s.median.dtype == dtype
 
 
 def test_censored_runs_stay_in(dtype):
-    times, reached = jnp.asarray([10.0, 20.0, jnp.inf, jnp.inf, jnp.inf], dtype), jnp.asarray([True, True, False, False, False])
+    times, reached = (
+        jnp.asarray([10.0, 20.0, jnp.inf, jnp.inf, jnp.inf], dtype),
+        jnp.asarray([True, True, False, False, False]),
+    )
     s = learning_time_summary(times, reached, 50.0, draws=200)
     assert (float(s.median), int(s.status)) == (np.inf, Status.not_reached)
     assert float(s.restricted_mean) == pytest.approx((10 + 20 + 150) / 5, rel=1e-5)
     assert float(s.reached) == pytest.approx(0.4, rel=1e-5)
     assert float(s.median_interval[1]) == np.inf
-    late = learning_time_summary(jnp.asarray([10.0, 60.0], dtype), jnp.ones(2, bool), 50.0, draws=20)  # after the budget
+    late = learning_time_summary(
+        jnp.asarray([10.0, 60.0], dtype), jnp.ones(2, bool), 50.0, draws=20
+    )  # after the budget
     assert float(late.reached) == pytest.approx(0.5)
 
 
@@ -51,7 +64,11 @@ def test_intervals_cover(float64):
     runs = [_runs(seed, n, budget) for seed in range(repeats)]
     times, reached = jnp.stack([r[0] for r in runs]), jnp.stack([r[1] for r in runs])
     s = jax.jit(jax.vmap(lambda t, r: learning_time_summary(t, r, budget, draws=300)))(times, reached)
-    for interval, truth in ((s.median_interval, median), (s.restricted_mean_interval, mean), (s.reached_interval, share)):
+    for interval, truth in (
+        (s.median_interval, median),
+        (s.restricted_mean_interval, mean),
+        (s.reached_interval, share),
+    ):
         covered = np.mean(np.asarray((interval[:, 0] <= truth) & (truth <= interval[:, 1])))
         assert covered > 0.95 - 4.5 * np.sqrt(0.95 * 0.05 / repeats) - 0.02  # percentile bootstrap at n = 40
     wrong = np.mean(np.asarray((s.median_interval[:, 0] <= mean * 1.7) & (mean * 1.7 <= s.median_interval[:, 1])))
@@ -67,7 +84,10 @@ def test_performance_profile_integral_is_exact(dtype):
     grid = np.linspace(1, 4, 200_001)
     best = np.min(times, 0)
     with np.errstate(invalid="ignore"):
-        rho = [np.mean(times[s][None, :] <= grid[:, None] * np.where(np.isfinite(best), best, -1)[None, :], 1) for s in range(4)]
+        rho = [
+            np.mean(times[s][None, :] <= grid[:, None] * np.where(np.isfinite(best), best, -1)[None, :], 1)
+            for s in range(4)
+        ]
     np.testing.assert_allclose(profile.score, np.trapezoid(rho, grid, axis=1) / 3, atol=1e-4)
     assert np.all(np.isinf(profile.ratio[:, 0]))
     assert float(jnp.min(profile.ratio)) == 1.0
