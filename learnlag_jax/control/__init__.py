@@ -1,7 +1,7 @@
 """Optimal control and Bellman solvers from one scalar: reward, dynamics and terminal reward as pure functions.
 
 Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `rollout`, `total_reward`, `costates`,
-`stationarity`; optimal paths: `lqr`, `solve`, `mpc_step`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
+`stationarity`; optimal paths: `lqr`, `solve`, `solve_constrained`, `mpc_step`. Over all states (eq. 18-20): `MDP` built by `mdp_dense`, `mdp_sparse`,
 `mdp_functions`, `mdp_from_problem`, `mdp_from_gymnasium`, spread over devices by `mdp_sharded`; `bellman`, `greedy`, `bounds`; `solve_mdp`, `backward_induction`,
 `average_reward`; from samples: `q_learning`, `dqn`, `path_values`.
 
@@ -15,6 +15,8 @@ from learnlag_jax.control.bellman import Bounds as Bounds
 from learnlag_jax.control.bellman import bellman as bellman
 from learnlag_jax.control.bellman import bounds as bounds
 from learnlag_jax.control.bellman import greedy as greedy
+from learnlag_jax.control.constrained import Constrained as Constrained
+from learnlag_jax.control.constrained import solve_constrained as solve_constrained
 from learnlag_jax.control.deep import Environment as Environment
 from learnlag_jax.control.deep import Learner as Learner
 from learnlag_jax.control.deep import dqn as dqn
@@ -52,6 +54,7 @@ __all__ = [
     "MDP",
     "Averages",
     "Bounds",
+    "Constrained",
     "Environment",
     "Gain",
     "Learned",
@@ -84,6 +87,7 @@ __all__ = [
     "q_learning",
     "rollout",
     "solve",
+    "solve_constrained",
     "solve_mdp",
     "stationarity",
     "total_reward",

@@ -51,6 +51,10 @@ CASES = {
     ),
     "lqr": (control.lqr, LQ),
     "solve": (lambda s, a: control.solve(scalar_regulator(), s, a), (ONE, ZEROS)),
+    "solve_constrained": (
+        lambda s, a: control.solve_constrained(scalar_regulator(), s, a, terminal=lambda s, th: s[None]),
+        (ONE, ZEROS),
+    ),
     "mdp_dense": (lambda P, R: control.mdp_dense(P, R, 0.9), (DENSE, R)),
     "mdp_sparse": (sparse, (P, R)),
     "bellman": (lambda P, R, v: control.bellman(sparse(P, R))(v), (P, R, V)),
@@ -88,6 +92,7 @@ NOT_JITTABLE = {
     "MDP": "container",
     "Averages": "container",
     "Bounds": "container",
+    "Constrained": "container",
     "Environment": "container of functions",
     "Gain": "container",
     "Learned": "container",
