@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.variation import linear, newton
@@ -96,7 +97,7 @@ def stationary_path(
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
     if not checks.is_traced(t0, t1):
-        checks.require(t0 < t1, "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
+        checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
     (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
     t0, t1 = jnp.asarray(t0, x0.dtype), jnp.asarray(t1, x0.dtype)
     share = jnp.linspace(0, 1, intervals + 1, dtype=x0.dtype)

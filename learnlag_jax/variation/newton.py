@@ -80,7 +80,9 @@ def root(
         begin = jnp.where(jnp.isfinite(first), -1, int(Status.nonfinite_function)).astype(jnp.int32)
         going = lambda s: (s[2] == -1) & (s[3] < max_steps)
         x, _, code, k = jax.lax.while_loop(going, advance, (x0, first, begin, jnp.int32(0)))
-        return x, (jnp.where(code == -1, int(Status.max_steps), code).astype(jnp.int32), k)
+        code = jnp.where(code == -1, int(Status.max_steps), code)
+        return x, jnp.stack([code, k]).astype(x.dtype)  # floating point: `custom_root` gives aux a tangent of its dtype
 
-    x, (status, steps) = jax.lax.custom_root(f, start, solve, tangent, has_aux=True)
+    x, aux = jax.lax.custom_root(f, start, solve, tangent, has_aux=True)
+    status, steps = aux.astype(jnp.int32)
     return Solution(x, f(x), status, steps)
