@@ -151,7 +151,7 @@ def open_file(path: str | Path) -> File:
     tensors, pairs = cursor.count(), cursor.count()
     metadata = {cursor.string(): cursor.value() for _ in range(pairs)}
     listed = dict(cursor.entry() for _ in range(tensors))
-    alignment = metadata.get("general.alignment", ALIGNMENT)
+    alignment: Any = metadata.get("general.alignment", ALIGNMENT)
     _whole(isinstance(alignment, int) and alignment > 0, name, f"alignment {alignment}")
     base = -(-cursor.at // alignment) * alignment
     entries = {key: entry._replace(start=base + entry.start) for key, entry in listed.items()}

@@ -6,14 +6,12 @@ must be flat for a k-gram from t = k on, and must not fall on text whose bytes w
 
 from typing import NamedTuple
 
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from learnlag_jax import information
-from learnlag_jax.experiments import data, models
+from learnlag_jax.experiments import data, models, pretrained
 from learnlag_jax.experiments.claims import Chapter, Claim, Figure, Settings, Table
 
 K = 3
@@ -35,7 +33,7 @@ def chapter(settings: Settings) -> Chapter:
     learned, held_out = models.split_documents(corpus.content)
     config, steps, batch, count = _sizes(settings.quick)
     text = models.windows(held_out, config.context, count, rng)
-    apply, fitted = _trained(settings, config, learned, steps, batch, rng)
+    apply, fitted = models.fit(config, learned, steps, batch, rng, settings.seed, settings.track)
     gram = models.kgram(learned, K)
     dealt = _dealt(held_out, text, rng)
     measured = {
@@ -44,6 +42,7 @@ def chapter(settings: Settings) -> Chapter:
         "random": _measure(apply, fitted.params, dealt),
     }
     fit = information.decay_fit(measured["transformer"].curve)
+    smollm2 = pretrained.recorded()
     claims = (
         _chain_rule(apply, fitted.params, measured["transformer"], text),
         _acceleration(measured["transformer"]),
@@ -52,6 +51,7 @@ def chapter(settings: Settings) -> Chapter:
         _no_learning(measured),
         _limit(measured["transformer"], fit),
         _training_slows(fitted.losses),
+        *pretrained.claims(smollm2),
     )
     return Chapter(
         "information",
@@ -60,8 +60,8 @@ def chapter(settings: Settings) -> Chapter:
         "next byte) and acceleration. A transformer trained here on State of the Union messages is scored on messages it "
         "never saw; a k-gram and randomly dealt text show what no in-context learning looks like.",
         claims,
-        (_figure(measured), _losses(fitted.losses)),
-        (_summary(measured, fit),),
+        (_figure(measured), pretrained.figure(smollm2), _losses(fitted.losses)),
+        (_summary(measured, fit), pretrained.table(smollm2)),
         (
             (
                 "In-context loss is evaluated on OpenWebText (figure 1).",
@@ -74,8 +74,9 @@ def chapter(settings: Settings) -> Chapter:
                 "That is a property of a model and a text, not a law: it is false for a k-gram beyond its memory, and the "
                 "test here can say so. Single positions also rise within noise; the band shows by how much.",
             ),
+            *pretrained.honest(smollm2),
         ),
-        (corpus,),
+        (corpus, smollm2.input),
     )
 
 
@@ -83,15 +84,6 @@ def _sizes(quick: bool):
     if quick:
         return models.Config(width=64, layers=2, heads=4, context=64), 300, 16, 2048
     return models.Config(width=96, layers=3, heads=4, context=96), 900, 16, 4096
-
-
-def _trained(settings: Settings, config: models.Config, documents, steps: int, batch: int, rng):
-    apply, params = models.transformer(config, nnx.Rngs(settings.seed))
-    cut = models.windows(documents, config.context, steps * batch, rng).tokens.reshape(steps, batch, config.context)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.03, 20, steps, 0.0015)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule))
-    fitted = models.train(apply, params, optimiser, cut, settings.track, "training the transformer")
-    return apply, fitted
 
 
 def _dealt(documents, text: models.Windows, rng) -> models.Windows:

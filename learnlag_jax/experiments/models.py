@@ -1,4 +1,4 @@
-"""Small language models trained here: a transformer on bytes (flax nnx), and the k-gram that cannot learn in context.
+"""Small language models trained here: a transformer and a GRU on bytes (flax nnx), and the k-gram, which looks back k - 1.
 
 Text is UTF-8 bytes, so the vocabulary is 256 and nothing needs a tokenizer. A model is a function tokens (T,) -> logits
 (T, 256): row t predicts token t from the tokens before it (a start symbol stands before the first).
@@ -81,6 +81,35 @@ def transformer(config: Config, rngs: nnx.Rngs) -> tuple[Callable, PyTree]:
     return lambda params, tokens: nnx.merge(graph, params)(tokens), params
 
 
+class GRU(nnx.Module):
+    """A gated recurrent net on bytes: one state of fixed size carries all that is remembered."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(VOCABULARY + 1, width, rngs=rngs)
+        self.cell = nnx.GRUCell(width, width, rngs=rngs)
+        self.head = nnx.Linear(width, VOCABULARY, use_bias=False, rngs=rngs)
+
+    def __call__(self, state: Array, token: Array) -> tuple[Array, Array]:
+        state, out = self.cell(state, self.embed(token))
+        return state, self.head(out)
+
+
+def gru(width: int, rngs: nnx.Rngs) -> tuple[Callable, PyTree, Callable]:
+    """`apply(params, tokens) -> logits` as of `transformer`, the initial parameters, and one step of reading.
+
+    `step(params, state, token) -> (state, logits)` from `state = zeros(width)`, first token VOCABULARY: for `read_stream`.
+    """
+    graph, params = nnx.split(GRU(width, rngs))
+    step = lambda params, state, token: nnx.merge(graph, params)(state, token)
+
+    def apply(params, tokens):
+        before = jnp.concatenate([jnp.full((1,), VOCABULARY, tokens.dtype), tokens[:-1]])
+        start = jnp.zeros(width, jax.tree.leaves(params)[0].dtype)
+        return jax.lax.scan(lambda state, token: step(params, state, token), start, before)[1]
+
+    return apply, params, step
+
+
 def is_held_out(name: str, share: float = 0.1) -> bool:
     """Whether a document is for testing: decided by a stable hash of its name, never by its neighbours."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) < share * 2**32
@@ -143,6 +172,15 @@ def train(apply: Callable, params: PyTree, optimiser, batches: np.ndarray, track
         params, state, loss = chunk(params, state, part)
         losses.append(np.asarray(loss))
     return Fitted(params, np.concatenate(losses))
+
+
+def fit(config: Config, documents: list[bytes], steps: int, batch: int, rng, seed: int, track: Callable):
+    """A transformer trained on random windows of the documents, with Muon and a cosine schedule: (apply, Fitted)."""
+    apply, params = transformer(config, nnx.Rngs(seed))
+    cut = windows(documents, config.context, steps * batch, rng).tokens.reshape(steps, batch, config.context)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.03, min(20, steps // 2), steps, 0.0015)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule))
+    return apply, train(apply, params, optimiser, cut, track, "training the transformer")
 
 
 def score(apply: Callable, params: PyTree, tokens: np.ndarray, surprisal: Callable, batch: int = 64) -> np.ndarray:

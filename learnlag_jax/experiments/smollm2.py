@@ -10,7 +10,6 @@ Any model of the llama type in a GGUF file with F32, Q8_0 or Q4_1 tensors is rea
 """
 
 import functools
-import hashlib
 import importlib.metadata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.experiments import gguf
+from learnlag_jax.experiments import data, gguf
 from learnlag_jax.experiments.models import rotary
 from learnlag_jax.information import chunked_surprisal
 from learnlag_jax.vocabulary import Array
@@ -89,9 +88,9 @@ def load(file: str | Path | None = None) -> Model:
         "down": stack("ffn_down").swapaxes(1, 2),
     }
     _check_shapes(weights, config, packed.name)
-    digest = hashlib.sha256(memoryview(packed.raw)).hexdigest()
-    tables = (packed.metadata.get(f"tokenizer.ggml.{key}", ()) for key in ("tokens", "merges"))
-    return Model(config, {key: jnp.asarray(w) for key, w in weights.items()}, *tables, digest)
+    words, merges = (packed.metadata.get(f"tokenizer.ggml.{key}", ()) for key in ("tokens", "merges"))
+    arrays = {key: jnp.asarray(w) for key, w in weights.items()}
+    return Model(config, arrays, words, merges, data.sha256(packed.raw))
 
 
 def _config(packed: gguf.File) -> Config:
@@ -107,7 +106,8 @@ def _config(packed: gguf.File) -> Config:
     found = {field: packed.metadata.get(f"llama.{key}") for field, key in keys.items()}
     absent = [keys[field] for field, value in found.items() if value is None]
     checks.require(not absent, packed.name, f"no {', '.join(absent)}", "a llama-type model", "use another file")
-    return Config(**found)
+    values: Any = found.values()
+    return Config(*values)
 
 
 def _halves(x: np.ndarray, heads: int) -> np.ndarray:
@@ -176,11 +176,17 @@ def tokenizer(model: Model) -> Any:
     except ImportError:
         raise ModuleNotFoundError("tokenizers is not installed; run: python -m pip install tokenizers") from None
     words = {word: i for i, word in enumerate(model.words)}
-    made = Tokenizer(kinds.BPE(vocab=words, merges=[tuple(merge.split(" ")) for merge in model.merges]))
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in model.merges)]
+    made = Tokenizer(kinds.BPE(vocab=words, merges=pairs))
     digits = pre_tokenizers.Digits(individual_digits=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     made.decoder = decoders.ByteLevel()
     return made
+
+
+def sizes(model: Model) -> np.ndarray:
+    """Bytes of text in every word of the vocabulary: the tokenizer writes each byte as one character."""
+    return np.array([len(word) for word in model.words])
 
 
 def encode(model: Model, texts: Iterable[str]) -> list[np.ndarray]:

@@ -107,7 +107,8 @@ def _curve(t: Array, mean: Array, replicates: Array, level: float) -> Curve:
     tail = 50 * (1 - level)
     band = lambda x: jnp.percentile(x, jnp.asarray([tail, 100 - tail], x.dtype), axis=0)
     slope = lambda x: jnp.diff(x, axis=-1) / jnp.expand_dims(jnp.diff(t).astype(x.dtype), range(x.ndim - 1))
-    return Curve(t, mean, *band(replicates), slope(mean), *band(slope(replicates)), replicates)
+    (low, high), (a_low, a_high) = band(replicates), band(slope(replicates))
+    return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates)
 
 
 def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve:

@@ -106,7 +106,8 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
     best, misfit = _power(t, curve.mean)
     many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
     low, high = _band(many, level)
-    return Decay(*best, low, high, jnp.sqrt(misfit / t.shape[0]), many)
+    v_inf, c, t0, b = best
+    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many)
 
 
 def compare_decays(curve: Curve) -> Comparison:
@@ -226,17 +227,22 @@ def _logarithmic(t: Array, v: Array) -> tuple[Array, Array]:
 
 
 def _search(at: Callable, low, high, dtype) -> tuple[Array, Array]:
-    """`at` its best point, over logarithms of shapes from `low` to `high`: a grid of 17 a side that closes in 24 times."""
+    """`at` its best point, over logarithms of shapes from `low` to `high`: a grid of 17 a side, then of 7 that closes in."""
     low, high = (jnp.log(jnp.stack([jnp.asarray(x, dtype) for x in side])) for side in (low, high))
-    axes = jnp.meshgrid(*[jnp.linspace(-1, 1, 17, dtype=dtype)] * len(low), indexing="ij")
-    unit = jnp.stack(axes, -1).reshape(-1, len(low))
+
+    def best(centre, width, side):
+        axes = jnp.meshgrid(*[jnp.linspace(-1, 1, side, dtype=dtype)] * len(low), indexing="ij")
+        unit = jnp.stack(axes, -1).reshape(-1, len(low))
+        points = jax.vmap(lambda u: jnp.clip(centre + width * u, low, high))(unit)
+        return points[jnp.argmin(jax.vmap(lambda p: at(p)[1])(points))]
 
     def closer(state, _):
         centre, width = state
-        points = jax.vmap(lambda u: jnp.clip(centre + width * u, low, high))(unit)
-        return (points[jnp.argmin(jax.vmap(lambda p: at(p)[1])(points))], width * 0.6), None
+        return (best(centre, width, 7), width * 0.6), None
 
-    (centre, _), _ = jax.lax.scan(closer, ((low + high) / 2, (high - low) / 2), length=24)
+    half = (high - low) / 2
+    start = best((low + high) / 2, half, 17), half / 4
+    (centre, _), _ = jax.lax.scan(closer, start, length=20)
     return at(centre)
 
 
