@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
@@ -111,8 +110,15 @@ def least_time_path(
         rows = exact_design(F, n, phi, prior=prior, **options).rows
         chosen = rows[_greedy(F[rows], phi, small, n, False)]
     elif objective == "anytime":
-        key = jax.random.key(0) if key is None else key
+        first_key, key = jax.random.split(jax.random.key(0) if key is None else key)
+        first = min(p, n)
+        block_first = exact_design(F, first, phi, prior=prior, replace=replace, restarts=restarts, key=first_key).rows
+        taken = jnp.zeros(N, bool).at[block_first].set(not replace)
+        known = small + F[block_first].T @ F[block_first]
         starts = [_greedy(F, phi, small, n, replace)]
+        starts += (
+            [jnp.concatenate([block_first, _greedy(F, phi, known, n - first, replace, taken)])] if n > first else []
+        )
         starts += [spanning_start(F, base, k, n, replace) for k in jax.random.split(key, restarts)]
         chosen = _anytime(F, phi, base, jnp.stack(starts), min(p, n) if prior is None else 1, replace)
     else:
@@ -139,7 +145,7 @@ def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
 
 
 @functools.partial(jax.jit, static_argnames=("n", "replace"))
-def _greedy(F: Array, phi: Callable, base: Array, n: int, replace: bool) -> Array:
+def _greedy(F: Array, phi: Callable, base: Array, n: int, replace: bool, taken: Array | None = None) -> Array:
     """The best next row, n times."""
 
     def step(state, _):
@@ -148,7 +154,7 @@ def _greedy(F: Array, phi: Callable, base: Array, n: int, replace: bool) -> Arra
         j = jnp.argmin(values).astype(jnp.int32)
         return (M + jnp.outer(F[j], F[j]), taken.at[j].set(not replace)), j
 
-    return jax.lax.scan(step, (base, jnp.zeros(F.shape[0], bool)), length=n)[1]
+    return jax.lax.scan(step, (base, jnp.zeros(F.shape[0], bool) if taken is None else taken), length=n)[1]
 
 
 def _blocks(F: Array, phi: Callable, base: Array, small: Array, n: int, block: int, options: dict) -> Array:
@@ -172,6 +178,9 @@ def _anytime(F: Array, phi: Callable, base: Array, starts: Array, first: int, re
     later = jnp.arange(1, n + 1) >= first
     outer = lambda f: f[:, :, None] * f[:, None, :]
 
+    shrink = 1 - 100 * jnp.finfo(F.dtype).eps
+    path_total = lambda chosen: total(base[None] + jnp.cumsum(outer(F[chosen]), 0), jnp.ones(n, bool))
+
     def total(M, affected):
         return jnp.sum(jnp.where(affected & later, jax.vmap(phi)(M), 0))
 
@@ -185,8 +194,15 @@ def _anytime(F: Array, phi: Callable, base: Array, starts: Array, first: int, re
         if not replace:
             totals = totals.at[chosen].set(jnp.inf)
         j = jnp.argmin(totals).astype(jnp.int32)
-        better = totals[j] < total(M, affected) * (1 - 100 * jnp.finfo(F.dtype).eps)
-        return jnp.where(better, chosen.at[i].set(j), chosen), changed | better
+        better = totals[j] < total(M, affected) * shrink
+        return swap_order(i, jnp.where(better, chosen.at[i].set(j), chosen), changed | better)
+
+    def swap_order(i, chosen, changed):
+        exchanged = lambda k: chosen.at[i].set(chosen[k]).at[k].set(chosen[i])
+        totals = jax.vmap(lambda k: path_total(exchanged(k)))(jnp.arange(n))
+        k = jnp.argmin(totals)
+        better = totals[k] < totals[i] * shrink
+        return jnp.where(better, exchanged(k), chosen), changed | better
 
     def sweep(state):
         chosen, _, k = state
@@ -195,7 +211,7 @@ def _anytime(F: Array, phi: Callable, base: Array, starts: Array, first: int, re
     def settle(chosen):
         going = lambda state: state[1] & (state[2] < 30)
         chosen = jax.lax.while_loop(going, sweep, (chosen, jnp.asarray(True), 0))[0]
-        return chosen, total(base[None] + jnp.cumsum(outer(F[chosen]), 0), jnp.ones(n, bool))
+        return chosen, path_total(chosen)
 
     paths, totals = jax.lax.map(settle, starts)
     return paths[jnp.argmin(totals)]
@@ -212,14 +228,16 @@ def _anytime_on_sphere(phi: Callable, basis: Array) -> Array:
         return jnp.sum(jax.vmap(phi)(jnp.cumsum(x[:, :, None] * x[:, None, :], 0)[p - 1 :]))
 
     turned = unit(basis + 0.1 * jax.random.normal(jax.random.key(0), basis.shape, basis.dtype))
-    solver = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(total)
+    value_and_grad = jax.value_and_grad(total)
 
     def step(_, carry):
-        X, state = carry
-        value, g = value_and_grad(X, state=state)
-        updates, state = solver.update(g, state, X, value=value, grad=g, value_fn=total)
-        return optax.apply_updates(X, updates), state
+        X, value, g, rate = carry
+        tried = unit(X - rate * g)
+        new_value, new_g = value_and_grad(tried)
+        better = new_value < value
+        pick = lambda a, b: jnp.where(better, a, b)
+        return pick(tried, X), pick(new_value, value), pick(new_g, g), rate * pick(1.5, 0.4)
 
-    found = jax.lax.fori_loop(0, 300, step, (turned, solver.init(turned)))[0]
-    return jnp.where(total(found) < total(basis), unit(found), basis)
+    start = (turned, *value_and_grad(turned), jnp.asarray(0.1, basis.dtype))
+    found = jax.lax.fori_loop(0, 1000, step, start)[0]
+    return jnp.where(total(found) < total(basis), found, basis)

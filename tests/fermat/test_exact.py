@@ -141,3 +141,19 @@ def test_paths_on_the_sphere(float64):
     np.testing.assert_allclose(block.values, greedy.values)
     assert float(deadline.values[4]) > float(greedy.values[4]) * 1.01  # no nested path is optimal at every n
     assert set(greedy.indices.tolist()) == {-1}
+
+
+def test_anytime_beats_every_other_path_in_its_own_sum(float64):
+    F = _pool(5, 20, 3)
+    total = lambda objective: float(jnp.sum(least_time_path(F, 7, objective=objective, restarts=4).values[2:]))
+    anytime = total("anytime")
+    for other in ("greedy", "block", "deadline"):
+        assert anytime <= total(other) * (1 + 1e-12)
+    assert anytime < total("greedy") * 0.95
+
+
+def test_anytime_beats_greedy_on_the_sphere_by_one_or_two_percent(float64):
+    greedy, anytime = (least_time_path(3, 8, objective=o) for o in ("greedy", "anytime"))
+    np.testing.assert_allclose(jnp.sum(anytime.rows**2, 1), 1, rtol=1e-12)
+    ratio = float(jnp.sum(greedy.values[2:]) / jnp.sum(anytime.values[2:]))
+    assert 1.005 < ratio < 1.03

@@ -38,7 +38,7 @@ def test_tight_frame_keeps_its_digits_in_single_precision_at_large_n():
 
 
 def test_integer_frequencies_alone_would_not_do():
-    n, p = 7, 4  # even p with k = 1, 2 is a frame too, but not for n = p: the control
+    p = 4  # even p with k = 1, 2 is a frame too, but not for n = p: the control
     j, k = np.arange(p), np.arange(1, p // 2 + 1)
     angle = 2 * np.pi * np.outer(j, k) / p
     assert _defect(np.sqrt(2 / p) * np.hstack([np.cos(angle), np.sin(angle)]), np.eye(p)) > 0.5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError, Status
-from learnlag_jax.fermat import time_by_rate, time_to_threshold
+from learnlag_jax.fermat import soft_learning_time, time_by_rate, time_to_threshold
 from learnlag_jax.testing import assert_close
 
 
@@ -110,3 +110,31 @@ def test_batches_and_jit(dtype):
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_soft_time_converges_at_fourth_order_and_at_second_without_richardson(float64):
+    t = jnp.linspace(0.0, 12.0, 4001)
+    error, theta = 0.1 + jnp.exp(-t), 0.6
+    truth = np.log(2.0)
+    miss = lambda tau, richardson: abs(float(soft_learning_time(t, error, theta, tau, richardson=richardson)) - truth)
+    plain = [miss(tau, False) for tau in (0.03, 0.015)]
+    assert plain[0] / plain[1] == pytest.approx(4.0, rel=0.1)
+    np.testing.assert_allclose(plain[1], np.pi**2 / 6 * 0.015**2 / 0.5**2, rtol=0.05)  # t'' = 1 / (theta - 0.1)^2
+    assert miss(0.015, True) < plain[1] / 20
+
+
+def test_soft_time_tends_to_the_interpolated_crossing(float64):
+    t, error = jnp.arange(5.0), jnp.array([8.0, 4.0, 3.0, 1.5, 1.0])
+    sharp = time_to_threshold(t, error, 2.0, interpolate=True).value
+    assert float(soft_learning_time(t, error, 2.0, 1e-6)) == pytest.approx(float(sharp), abs=1e-5)
+    infinite = error.at[0].set(jnp.inf)
+    g = jax.grad(lambda e: soft_learning_time(t, e, 2.0, 0.1))(infinite)
+    assert np.all(np.isfinite(g))
+
+
+def test_soft_time_has_a_gradient_where_the_threshold_is_missed(dtype):
+    t = jnp.linspace(0, 5, 51, dtype=dtype)
+    missed = lambda floor: soft_learning_time(t, floor + jnp.exp(-t), jnp.asarray(0.5, dtype), jnp.asarray(0.1, dtype))
+    assert float(jax.grad(missed)(jnp.asarray(0.6, dtype))) > 0
+    with pytest.raises(InputError, match="tau"):
+        soft_learning_time(t, jnp.exp(-t), 0.5, 0.0)

@@ -7,7 +7,13 @@ import pytest
 import scipy.stats
 
 from learnlag_jax import InputError, Status
-from learnlag_jax.fermat import kaplan_meier, learning_time_summary, performance_profile
+from learnlag_jax.fermat import (
+    kaplan_meier,
+    learning_time_ratio,
+    learning_time_summary,
+    mlperf_time,
+    performance_profile,
+)
 
 
 def _runs(seed, n, budget):
@@ -107,3 +113,25 @@ def test_performance_profile_integral_is_exact(dtype):
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_paired_ratio_is_tighter_than_unpaired(float64):
+    rng = np.random.default_rng(3)
+    hard = rng.exponential(10.0, size=40) + 5
+    a, b = jnp.asarray(0.8 * hard * rng.uniform(0.95, 1.05, 40)), jnp.asarray(hard)
+    yes = jnp.ones(40, bool)
+    paired = learning_time_ratio(a, yes, b, yes, 1000.0)
+    assert float(paired.interval[0]) <= 0.8 <= float(paired.interval[1])
+    assert float(paired.share) > 0.999
+    shuffled = learning_time_ratio(a[::-1], yes, b, yes, 1000.0)  # the control: seeds torn apart
+    assert float(jnp.diff(shuffled.interval)[0]) > 3 * float(jnp.diff(paired.interval)[0])
+    censored = learning_time_ratio(a, yes, b, b < 20, 20.0)
+    assert 0.8 < float(censored.value) < 1
+
+
+def test_mlperf_rule(dtype):
+    times = jnp.asarray([3.0, 9.0, jnp.inf, 5.0, 1.0], dtype)
+    assert float(mlperf_time(times)) == pytest.approx((3 + 9 + 5) / 3, rel=1e-6)
+    assert float(mlperf_time(times.at[0].set(jnp.nan))) == np.inf
+    with pytest.raises(InputError, match="at least three"):
+        mlperf_time(times[:2])
