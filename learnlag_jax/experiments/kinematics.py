@@ -166,6 +166,7 @@ def log_probs(path: Path) -> Reading:
     rows, documents = _npz(path) if path.suffix == ".npz" else _jsonl(path)
     checks.shape(rows, ("W", "T"), f"{path.name}: log_probs")
     if documents is not None:
+        _, documents = np.unique(documents, return_inverse=True)
         checks.shape(documents, (len(rows),), f"{path.name}: documents")
     v = -information.check_log_probs(rows, f"{path.name}: log_probs")
     checks.finite(v, f"{path.name}: log_probs")
@@ -175,7 +176,7 @@ def log_probs(path: Path) -> Reading:
 
 def _npz(path: Path):
     try:
-        with np.load(path) as file:
+        with path.open("rb") as raw, np.load(raw) as file:  # opened here: numpy leaves a damaged file open
             checks.require("log_probs" in file, path.name, sorted(file), "an array log_probs", "save it by that name")
             return file["log_probs"], file.get("documents")
     except (zipfile.BadZipFile, ValueError, EOFError) as error:

@@ -1,0 +1,110 @@
+"""The command `learnlag kinematics`: what it writes, and one line for every kind of bad input."""
+
+import argparse
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError
+from learnlag_jax.experiments import kinematics
+
+
+@pytest.fixture(autouse=True)
+def _defaults():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
+
+
+def _run(*words) -> int:
+    parser = argparse.ArgumentParser()
+    kinematics.add_arguments(parser)
+    return kinematics.kinematics(parser.parse_args([str(word) for word in words]))
+
+
+def test_log_probs_of_another_program_give_the_curve_that_was_put_in(tmp_path):
+    t = np.arange(1.0, 33)
+    rng = np.random.default_rng(0)
+    v = np.abs(1 + 2 / t + 0.05 * rng.standard_normal((50, 32)))
+    np.savez(tmp_path / "mine.npz", log_probs=-v)
+    assert _run("--model", tmp_path / "mine.npz", "--out", tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert abs(summary["decay"]["v_inf"] - 1) < 0.1
+    assert summary["test"]["p_value"] < 1e-6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "kinematics.png",
+        "kinematics.svg",
+        "velocity.csv",
+        "fit.csv",
+        "acceleration.csv",
+        "summary.json",
+    }
+    lines = [json.dumps({"log_probs": (-row).tolist(), "document": str(i)}) for i, row in enumerate(v)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    assert _run("--model", tmp_path / "mine.jsonl", "--out", tmp_path / "again") == 0
+    assert json.loads((tmp_path / "again" / "summary.json").read_text())["mean"] == summary["mean"]
+
+
+def test_a_users_own_text_is_read_by_a_model_trained_on_it(tmp_path):
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 60)
+    words = "--text", tmp_path / "a.txt", "--out", tmp_path / "out", "--steps", 3, "--windows", 8, "--length", 16
+    assert _run(*words) == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").iterdir()}
+    assert kept
+    assert _run(*words) == 0  # the same run is read back
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").iterdir()}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "0 bytes"),
+        (b"x", "1 bytes"),
+        (b"abc\xff" * 20, "byte 0xff at 3"),
+        (b"a short text", "--length"),
+    ],
+)
+def test_bad_text_is_refused_by_name(tmp_path, content, message):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        _run("--text", tmp_path / "a.txt", "--out", tmp_path / "out", "--steps", 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([[0.5, -1.0], [-1.0, -1.0]], "maximum 0.5"),
+        ([[np.nan, -1.0], [-1.0, -1.0]], "NaN"),
+        ([[-np.inf, -1.0], [-1.0, -1.0]], "inf at index"),
+        ([[-np.inf] * 2] * 2, "-inf everywhere"),
+        ([-1.0, -1.0], "shape"),
+    ],
+)
+def test_bad_log_probs_are_refused_by_name(tmp_path, rows, message):
+    np.savez(tmp_path / "x.npz", log_probs=np.array(rows))
+    with pytest.raises(InputError, match=message):
+        _run("--model", tmp_path / "x.npz", "--out", tmp_path / "out")
+
+
+def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no")
+    (tmp_path / "y.jsonl").write_text('{"log_probs": [-1]}\n{"log_probs": [-1, -2]}')
+    (tmp_path / "z.jsonl").write_text('{"log": 1}')
+    np.savez(tmp_path / "w.npz", other=np.zeros(2))
+    for name, message in (
+        ("x.npz", "damaged"),
+        ("y.jsonl", "unequal|rows of"),
+        ("z.jsonl", "line 1"),
+        ("w.npz", "log_probs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kinematics.log_probs(tmp_path / name)
+    for words, message in (
+        (("--model", "gpt"), "--model: got gpt"),
+        (("--model", "trained"), "--text: got nothing"),
+        (("--windows", 1, "--text", "a"), "--windows: got 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            _run(*words, "--out", tmp_path / "out")

