@@ -281,7 +281,7 @@ def main() -> None:
     remarks = [
         "Time to a certified gap of 1e-6 (ours) against the peers' own stopping rules at 1e-6; 'error' is the largest true "
         "error of the values returned. Compile time apart.",
-        "mdpsolver runs in a child process; its own clock around solve, threads as it chooses (2 cores).",
+        "mdpsolver runs in a child process; its own clock around solve, threads as it chooses: on a busy machine they spin.",
         "quantecon policy iteration is left out where one run takes seconds (sparse direct solves).",
     ]
     if not chosen.quick:
