@@ -41,12 +41,16 @@ def test_error_integral_converges_from_an_infinite_start(float64):
         error = jnp.where(t > 0, SIGMA2 * (1 + P / jnp.maximum(t, h)), jnp.inf)
         found = time_by_rate(t, error, threshold)
         misses.append(float(found.value) - limit)
-        assert float(found.value) == pytest.approx(float(time_to_threshold(t, error, threshold, interpolate=True).value), rel=1e-12)
+        assert float(found.value) == pytest.approx(
+            float(time_to_threshold(t, error, threshold, interpolate=True).value), rel=1e-12
+        )
     assert all(0 <= m <= h**2 / (4 * limit) + 1e-9 for m, h in zip(misses, (0.1, 0.05), strict=True))
 
 
 def test_control_a_curve_that_comes_back_has_three_times(float64):
     t, error = jnp.arange(41.0), _error(40).at[30].set(5.0)
-    first, last, occupation = (float(time_to_threshold(t, error, 2.6, k).value) for k in ("first", "last", "occupation"))
+    first, last, occupation = (
+        float(time_to_threshold(t, error, 2.6, k).value) for k in ("first", "last", "occupation")
+    )
     assert (last - first, occupation - first) == (31 - 14, 1.0)
     assert np.isnan(float(time_by_rate(t, error, 2.6).value))
