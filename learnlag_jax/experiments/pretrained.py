@@ -49,7 +49,7 @@ def claims(run: Recorded) -> tuple[Claim, ...]:
     falling = information.deceleration_test(run.curve)
     backwards = run.curve._replace(mean=run.curve.mean[::-1], replicates=run.curve.replicates[:, ::-1])
     rising = information.deceleration_test(backwards)
-    contest = information.compare_decays(information.log_bins(run.curve, per_octave=4))
+    contest = information.compare_decays(run.curve)
     v_inf, low, high = (float(x) for x in (run.fit.v_inf, run.fit.low[0], run.fit.high[0]))
     return (
         Claim(

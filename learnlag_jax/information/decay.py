@@ -190,6 +190,7 @@ def _band(values: Array, level: float) -> Array:
     return jnp.percentile(values, jnp.asarray([tail, 100 - tail], values.dtype), axis=0)
 
 
+@jax.jit
 def _power(t: Array, v: Array) -> tuple[Array, Array]:
     """(v_inf, c, t0, b) and the sum of squares. 1 + t0 runs from 1/4 token to the window, b from 0.02 to 8."""
 
@@ -202,6 +203,7 @@ def _power(t: Array, v: Array) -> tuple[Array, Array]:
     return _search(at, [0.25, 0.02], [t[-1] + 1, 8.0], t.dtype)
 
 
+@jax.jit
 def _exponential(t: Array, v: Array) -> tuple[Array, Array]:
     """(v_inf, c, tau) and the sum of squares; tau from a quarter of a token to ten windows."""
 
@@ -214,6 +216,7 @@ def _exponential(t: Array, v: Array) -> tuple[Array, Array]:
     return _search(at, [0.25], [10 * t[-1]], t.dtype)
 
 
+@jax.jit
 def _logarithmic(t: Array, v: Array) -> tuple[Array, Array]:
     """(m, c, t0) and the sum of squares, with t0 as for the power law."""
 
