@@ -93,7 +93,11 @@ def test_empty_trees_and_failed_answers():
         (lambda: checks.increasing(jnp.array([0.0, 1.0, 1.0])), InputError, r"times\[2\] <= times\[1\]"),
         (lambda: checks.increasing(jnp.ones((2, 2))), InputError, "reshape it"),
         (lambda: checks.scalar_function(lambda x: x, "L")(jnp.ones(1)), InputError, r"L: got float\d+\[1\]"),
-        (lambda: checks.scalar_function(jax.lax.complex, "L")(jnp.ones(()), jnp.ones(())), InputError, "real floating-point scalar"),
+        (
+            lambda: checks.scalar_function(jax.lax.complex, "L")(jnp.ones(()), jnp.ones(())),
+            InputError,
+            "real floating-point scalar",
+        ),
     ],
 )
 def test_bad_input_is_refused_by_name(call, error, message):

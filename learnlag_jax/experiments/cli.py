@@ -19,6 +19,8 @@ from learnlag_jax import checks
 
 COMMANDS = {
     "report": "derive and verify the paper's equations on real data, and write the report",
+    "design": "choose the best rows of a CSV table, with a certificate",
+    "kinematics": "velocity and acceleration of information along a text, with bands, fit and test",
 }
 
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (

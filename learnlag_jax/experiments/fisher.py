@@ -183,11 +183,11 @@ def optimiser_claims(digits, runs: Recorded) -> tuple[Claim, ...]:
         Claim(
             "eq. 31",
             "RMSprop is the diagonal batch-Fisher step F^-1/2 grad l without momentum, on recorded gradients.",
-            apart(ours(b1=0.0, b2=0.9, bias_correction=False), rms),
+            apart(ours(b1=0.0, b2=0.9, options=fisher.FisherOptions(bias_correction=False)), rms),
             4 * EPS,
             "4 eps: a division against a product with a reciprocal",
             "exponent -0.45",
-            apart(ours(exponent=-0.45, b1=0.0, b2=0.9, bias_correction=False), rms),
+            apart(ours(exponent=-0.45, b1=0.0, b2=0.9, options=fisher.FisherOptions(bias_correction=False)), rms),
         ),
         Claim(
             "eq. 32",

@@ -179,9 +179,8 @@ def _index(films):
     (near, shallow), (far, deep) = films
     miss = lambda path, shape: float(jnp.max(jnp.abs(path.value - shape(path.times))))
     duration = 10.0
-    swing = variation.stationary_path(
-        lambda t, q, v: (v**2 - q**2) / 2, jnp.zeros(3), jnp.ones(3), 0.0, duration, intervals=200
-    )
+    oscillator = lambda t, q, v: (v**2 - q**2) / 2
+    swing = variation.stationary_path(oscillator, 0.0, 1.0, 0.0, duration, intervals=FILM)
     expected = int(duration / np.pi)
     return (
         Claim(

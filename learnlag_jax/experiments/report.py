@@ -12,6 +12,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -64,12 +65,15 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def walk(names: Sequence[str], quick: bool, seed: int) -> list[Chapter]:
-    """Run the named chapters in order, with a line and a clock for each and a bar for every long loop inside."""
+    """Run the named chapters, two at a time, with a clock for each and a bar for every long loop inside.
+
+    Most of a chapter's time is compilation on one thread, so two chapters side by side use two cores.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(2) as pool:
 
         def track(items, label):
             sized = list(items)
@@ -84,11 +88,12 @@ def walk(names: Sequence[str], quick: bool, seed: int) -> list[Chapter]:
         def chapter(name):
             task = progress.add_task(name, total=None)
             module = importlib.import_module(f"learnlag_jax.experiments.{name}")
-            done = module.chapter(Settings(quick, seed, track))
+            with jax.enable_x64(True):  # the setting belongs to a thread
+                done = module.chapter(Settings(quick, seed, track))
             progress.update(task, total=1, completed=1)
             return done
 
-        return [chapter(name) for name in names]
+        return list(pool.map(chapter, names))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ learning_lagrangian              eq. 26: the density of the loss field
 particle_lagrangian              v' M v / 2 - V(q)
 descent_lagrangian               the discrete Lagrangian whose stationary paths are momentum descent in a metric
 scale_by_fisher, fisher_descent  the optax transformation theta' = F^a grad l, and the ready optimiser
+preset                           Adam, RMSprop, Shampoo, SOAP, Muon and the natural gradient as members of the family
 record, audit                    the stationarity residual of a recorded run of any optax optimiser
 
 Import direction: hall (`variation`), `vocabulary`, `trees`, `checks`, jax, numpy, optax. Reference: MATH.md 6, 7.
@@ -16,20 +17,27 @@ from learnlag_jax.fisher.audit import Audit as Audit
 from learnlag_jax.fisher.audit import Run as Run
 from learnlag_jax.fisher.audit import audit as audit
 from learnlag_jax.fisher.audit import record as record
+from learnlag_jax.fisher.descent import fisher_descent as fisher_descent
+from learnlag_jax.fisher.descent import preset as preset
 from learnlag_jax.fisher.information import fisher_information as fisher_information
 from learnlag_jax.fisher.lagrangian import descent_lagrangian as descent_lagrangian
 from learnlag_jax.fisher.lagrangian import learning_lagrangian as learning_lagrangian
 from learnlag_jax.fisher.lagrangian import particle_lagrangian as particle_lagrangian
-from learnlag_jax.fisher.precondition import FisherState as FisherState
-from learnlag_jax.fisher.precondition import fisher_descent as fisher_descent
 from learnlag_jax.fisher.precondition import scale_by_fisher as scale_by_fisher
 from learnlag_jax.fisher.scores import categorical_outcomes as categorical_outcomes
 from learnlag_jax.fisher.scores import scores as scores
+from learnlag_jax.fisher.state import Bucket as Bucket
+from learnlag_jax.fisher.state import Diagnostics as Diagnostics
+from learnlag_jax.fisher.state import FisherOptions as FisherOptions
+from learnlag_jax.fisher.state import FisherState as FisherState
 from learnlag_jax.fisher.stationarity import Stationarity as Stationarity
 from learnlag_jax.fisher.stationarity import stationarity as stationarity
 
 __all__ = [
     "Audit",
+    "Bucket",
+    "Diagnostics",
+    "FisherOptions",
     "FisherState",
     "Run",
     "Stationarity",
@@ -40,6 +48,7 @@ __all__ = [
     "fisher_information",
     "learning_lagrangian",
     "particle_lagrangian",
+    "preset",
     "record",
     "scale_by_fisher",
     "scores",

@@ -163,8 +163,8 @@ def _eliminate(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Arra
         D_inverse_B, D_inverse_y, B = carry
         A, B_next, r = now
         D = A - B.T @ D_inverse_B
-        solved, _ = linear.solve(D, jnp.concatenate([B_next, (r - B.T @ D_inverse_y)[:, None]], axis=1))
-        carry = solved[:, :-1], solved[:, -1], B_next
+        # two solves: the matrix must not become linear in the right side, or reverse mode could not transpose the scan
+        carry = linear.solve(D, B_next)[0], linear.solve(D, r - B.T @ D_inverse_y)[0], B_next
         return carry, (D, carry[0], carry[1])
 
     _, (D, DB, Dy) = jax.lax.scan(forward, (zero, right[0] * 0, zero), (diagonal, upper, right))

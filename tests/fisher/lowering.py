@@ -61,7 +61,11 @@ CASES = {
 }
 NOT_JITTABLE = {
     "Audit": "a NamedTuple",
+    "Bucket": "a NamedTuple",
+    "Diagnostics": "a NamedTuple",
+    "FisherOptions": "static choices",
     "FisherState": "a NamedTuple",
     "Run": "a NamedTuple",
     "Stationarity": "a NamedTuple",
+    "preset": "a dict of arguments",
 }

@@ -1,0 +1,108 @@
+"""The ready optimiser, and one name for each known member of the family.
+
+    fisher_descent(lr)          eigen, a = -1/2                       the default
+    preset("adam")              diagonal, a = -1/2                    Kingma and Ba 2014
+    preset("rmsprop")           diagonal, a = -1/2, no momentum       Tieleman 2012
+    preset("shampoo")           kronecker, a = -1/4                   Gupta et al. 2018 (-1/4 on each side, up to scale)
+    preset("shampoo_squared")   kronecker, a = -1/2                   Morwani et al. 2024
+    preset("soap")              eigen, a = -1/2, slow second moment   Vyas et al. 2024
+    preset("muon")              one_sided polar of the momentum       Jordan et al. 2024
+    preset("natural_gradient")  kronecker, a = -1                     Amari 1998, Martens and Grosse 2015
+
+Comes from: `precondition`. Goes to: a training loop. Reference: MATH.md 7.
+"""
+
+from typing import Any
+
+import optax
+
+from learnlag_jax import checks
+from learnlag_jax.fisher.precondition import scale_by_fisher
+from learnlag_jax.fisher.state import FisherOptions
+from learnlag_jax.fisher.structure import Rule
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "adam": {"structure": "diagonal", "b1": 0.9, "b2": 0.999},
+    "rmsprop": {"structure": "diagonal", "b1": 0.0, "b2": 0.9, "options": FisherOptions(bias_correction=False)},
+    "shampoo": {
+        "structure": "kronecker",
+        "exponent": -0.25,
+        "b1": 0.9,
+        "b2": 0.99,
+        "options": FisherOptions(refresh=10),
+    },
+    "shampoo_squared": {"structure": "kronecker", "b1": 0.9, "b2": 0.99, "options": FisherOptions(refresh=10)},
+    "soap": {"structure": "eigen", "b1": 0.95, "b2": 0.95, "options": FisherOptions(refresh=10)},
+    "muon": {"structure": "one_sided", "b1": 0.95, "b2": 0.95, "options": FisherOptions(nesterov=True)},
+    "natural_gradient": {"structure": "kronecker", "exponent": -1.0, "b1": 0.9, "b2": 0.99, "eps": 1e-4},
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The arguments of `scale_by_fisher` that give a known method.
+
+    Args:
+        name: one of "adam", "rmsprop", "shampoo", "shampoo_squared", "soap", "muon", "natural_gradient".
+
+    Returns:
+        Keyword arguments, a fresh dict to change at will.
+
+    Raises:
+        InputError: an unknown name.
+
+    Example:
+        >>> from learnlag_jax.fisher import preset, scale_by_fisher
+        >>> preset("shampoo")["exponent"]
+        -0.25
+        >>> optimiser = scale_by_fisher(**preset("adam"))
+
+    Reference: MATH.md 7; the papers named in the module's docstring.
+    """
+    checks.require(name in PRESETS, "name", repr(name), "one of " + ", ".join(PRESETS), "choose one")
+    return dict(PRESETS[name])
+
+
+def fisher_descent(
+    learning_rate: optax.ScalarOrSchedule,
+    structure: str | Rule = "eigen",
+    *,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    exponent=-0.5,
+    weight_decay=1e-4,
+    mask=None,
+    fisher: str = "batch",
+    options: FisherOptions = FisherOptions(refresh=5),
+) -> optax.GradientTransformationExtraArgs:
+    """Fisher-preconditioned descent with decoupled weight decay: a drop-in for `optax.adamw(learning_rate)`.
+
+    Args:
+        learning_rate: a float, a scalar array or an optax schedule.
+        structure, exponent, b1, b2, eps, fisher, options: as in `scale_by_fisher`; the defaults here come from the
+            language-model benchmark.
+        weight_decay: decoupled decay, multiplied by the learning rate, as in `optax.adamw`.
+        mask: which leaves decay, as in optax.
+
+    Returns:
+        An optax `GradientTransformationExtraArgs` whose updates are added to the parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from learnlag_jax.fisher import fisher_descent
+        >>> optimiser, q = fisher_descent(0.1), jnp.array([1.0, -1.0])
+        >>> state = optimiser.init(q)
+        >>> for _ in range(3):
+        ...     updates, state = optimiser.update(q, state, q)
+        ...     q = optax.apply_updates(q, updates)
+        >>> [round(float(x), 2) for x in q]
+        [0.7, -0.7]
+
+    Reference: MATH.md 7.
+    """
+    precondition = scale_by_fisher(structure, exponent=exponent, fisher=fisher, b1=b1, b2=b2, eps=eps, options=options)
+    return optax.chain(
+        precondition,
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )

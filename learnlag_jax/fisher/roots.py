@@ -1,0 +1,151 @@
+"""Bases and roots of stacked symmetric factors: eigenvectors, one warm-started QR step, and the polar factor.
+
+    refresh   Q <- eigh(A)                       exact
+              Q <- qr((A + delta tr(A)/d I) Q)   one step of orthogonal iteration: two matrix products, never unstable
+    polar     U = (X X')^{-1/2} X                by matrix products alone
+
+Everything works on stacks (K, d, d), in float32 at least and at full matrix precision. Comes from: factors in
+`FisherState`. Goes to: `precondition`. Reference: MATH.md 7; Vyas et al. 2024 (SOAP); Higham 2008 ch. 8.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax.vocabulary import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+LETTERS = "abcdefghij"
+
+
+def axis_moment(x: Array, axis: int) -> Array:
+    """sum over all axes but K and `axis` of x conj(x): (K, d, d), the second moment seen along one axis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import axis_moment
+        >>> axis_moment(jnp.array([[[1.0, 2.0], [0.0, 1.0]]]), 0)[0].tolist()
+        [[5.0, 2.0], [2.0, 1.0]]
+    """
+    letters = LETTERS[: x.ndim - 1]
+    other = letters[:axis] + "z" + letters[axis + 1 :]
+    return jnp.einsum(f"k{letters},k{other}->k{letters[axis]}z", x, x.conj(), precision=HIGHEST)
+
+
+def rotate(x: Array, bases: dict[int, Array], *, back: bool = False) -> Array:
+    """Into the bases (x_i = sum_a conj(Q_ai) x_a on every given axis), or back (x_a = sum_i Q_ai x_i)."""
+    letters = LETTERS[: x.ndim - 1]
+    for axis, q in bases.items():
+        a = letters[axis]
+        result = letters[:axis] + "z" + letters[axis + 1 :]
+        x = jnp.einsum(
+            f"k{letters},k{'z' + a if back else a + 'z'}->k{result}", x, q if back else q.conj(), precision=HIGHEST
+        )
+    return x
+
+
+def eigenbasis(A: Array, Q: Array) -> Array:
+    """Eigenvectors of a stack of positive semi-definite factors; Q is not used."""
+    del Q
+    return jnp.linalg.eigh(A)[1]
+
+
+def qr_step(A: Array, Q: Array, ridge: float = 1e-3) -> Array:
+    """One step of orthogonal iteration from Q; the ridge keeps a rank-deficient factor from drawing a random null basis."""
+    d = A.shape[-1]
+    level = jnp.trace(A, axis1=-2, axis2=-1).real * jnp.asarray(ridge / d, A.real.dtype)
+    lifted = A + level[:, None, None].astype(A.dtype) * jnp.eye(d, dtype=A.dtype)[None]
+    product = jnp.matmul(lifted, Q, precision=HIGHEST)
+    scale = jnp.max(jnp.abs(product), axis=(-2, -1), keepdims=True)  # tiny gradients square to denormals
+    safe = jnp.where(scale > 0, scale, jnp.ones_like(scale)).astype(A.dtype)
+    refreshed = jnp.linalg.qr(jnp.where(scale > 0, product / safe, Q))[0]
+    return jnp.where(jnp.isfinite(refreshed), refreshed, Q)
+
+
+class Fit(NamedTuple):
+    """How well bases fit their factors, one number each (K,).
+
+    Attributes:
+        staleness: |offdiag(Q' A Q)|_F / |A|_F.
+        whitening: |P A P - I|_F / sqrt(d) with P = diag(Q' A Q)^{-1/2}: what correlation is left between coordinates.
+        condition: largest over mean eigenvalue.
+    """
+
+    staleness: Array
+    whitening: Array
+    condition: Array
+
+
+def fit(A: Array, Q: Array) -> Fit:
+    """Staleness, whitening residual and condition of every factor in its basis."""
+    level = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
+    level = jnp.where(level > 0, level, jnp.ones_like(level))  # squares of huge entries overflow, of tiny ones vanish
+    inside = jnp.einsum("kab,kai,kbj->kij", A / level.astype(A.dtype), Q.conj(), Q, precision=HIGHEST)
+    w = jnp.maximum(jnp.diagonal(inside, axis1=-2, axis2=-1).real, 0)
+    off = jnp.sum(jnp.abs(inside * (1 - jnp.eye(w.shape[-1], dtype=A.dtype))[None]) ** 2, axis=(-2, -1))
+    total = off + jnp.sum(w**2, -1)
+    correlation = _divide(jnp.abs(inside), jnp.sqrt(w[:, :, None]) * jnp.sqrt(w[:, None, :]))
+    white = jnp.sqrt(jnp.maximum(jnp.mean(jnp.sum(correlation**2, -1) - 1, -1), 0))
+    condition = _divide(jnp.max(w, -1), jnp.mean(w, -1))
+    return Fit(jnp.sqrt(_divide(off, total)), white, condition)
+
+
+def _divide(a, b):
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, jnp.ones_like(b)), jnp.zeros_like(a))
+
+
+def spectrum(A: Array, Q: Array) -> Array:
+    """diag(Q' A Q) alone, one matrix product."""
+    return jnp.maximum(jnp.sum(Q.conj() * jnp.matmul(A, Q, precision=HIGHEST), axis=-2).real, 0)
+
+
+def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:
+    """The variances of coordinates that were uncorrelated in the old basis, seen in the new: v_i <- sum_j |R_ij|^2 v_j.
+
+    Exact for a covariance that is diagonal in the old basis; keeps sum v; a permuted basis permutes v.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import transport
+        >>> swap = jnp.array([[[0.0, 1.0], [1.0, 0.0]]])
+        >>> transport(jnp.array([[3.0, 5.0]]), {0: jnp.eye(2)[None]}, {0: swap}).tolist()
+        [[5.0, 3.0]]
+    """
+    letters = LETTERS[: v.ndim - 1]
+    for axis in old:
+        R = jnp.abs(jnp.einsum("kai,kaj->kij", new[axis].conj(), old[axis], precision=HIGHEST)) ** 2
+        result = letters[:axis] + "z" + letters[axis + 1 :]
+        v = jnp.einsum(f"k{letters},kz{letters[axis]}->k{result}", v, R, precision=HIGHEST)
+    return v
+
+
+def polar(x: Array, steps: int = 8) -> Array:
+    """The polar factor (x x')^{-1/2} x of a stack (K, m, n), by composed odd polynomials and matrix products alone.
+
+    The first steps lift singular values from 1e-3 of the largest by a factor of about 3.4 each (Muon's quintic); the last
+    three are Newton-Schulz steps of third order, which square the error away. Directions whose singular value is
+    below about 1e-4 of the largest are left small: they are rounding, not signal.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import polar
+        >>> [round(float(x), 5) for x in polar(jnp.array([[[3.0, 0.0], [0.0, 0.1]]]), 12)[0].diagonal()]
+        [1.0, 1.0]
+    """
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else jnp.swapaxes(x, -1, -2)
+    norm = jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True))
+    x = x / jnp.where(norm > 0, norm, jnp.ones_like(norm))
+
+    def step(x, coefficients):
+        a, b, c = (jnp.asarray(value, x.dtype) for value in coefficients)
+        gram = jnp.matmul(x, jnp.swapaxes(x, -1, -2), precision=HIGHEST)
+        inner = b * gram + c * jnp.matmul(gram, gram, precision=HIGHEST)
+        return a * x + jnp.matmul(inner, x, precision=HIGHEST)
+
+    for _ in range(steps - 3):
+        x = step(x, (3.4445, -4.7750, 2.0315))
+    for _ in range(3):
+        x = step(x, (1.875, -1.25, 0.375))
+    return x if wide else jnp.swapaxes(x, -1, -2)

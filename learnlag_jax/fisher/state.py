@@ -1,0 +1,105 @@
+"""The nouns of `scale_by_fisher`: its static options, and a state that holds F itself, not a root of it.
+
+One state serves every exponent. Comes from and goes to: `precondition`, `step`. Reference: MATH.md 7.
+"""
+
+from typing import NamedTuple
+
+from learnlag_jax.vocabulary import Array, PyTree
+
+
+class FisherOptions(NamedTuple):
+    """Static choices of `scale_by_fisher`: integers, names and switches, so that floats alone are injected.
+
+    Attributes:
+        refresh: steps between refreshes of the bases; the first `refresh` steps of "eigen" equal Adam's.
+        basis: "qr", one warm-started QR step per refresh, or "eigh", exact.
+        max_size: an axis longer than this carries no factor; "full" applies to leaves up to this size.
+        block_size: cut longer axes into equal blocks of at most this length; None leaves them whole.
+        merge: merge neighbouring dimensions into the most nearly square matrix.
+        bias_correction: divide the moments by 1 - b^k.
+        nesterov: look one step ahead with the momentum, as `optax.nadam`.
+        skip_nonfinite: a step with a NaN or infinity in any gradient changes nothing and is counted.
+        polar_steps: matrix-product steps of the polar factor in "one_sided".
+
+    Example:
+        >>> from learnlag_jax.fisher import FisherOptions
+        >>> FisherOptions(refresh=5).basis
+        'qr'
+    """
+
+    refresh: int = 10
+    basis: str = "qr"
+    max_size: int = 1024
+    block_size: int | None = None
+    merge: bool = True
+    bias_correction: bool = True
+    nesterov: bool = False
+    skip_nonfinite: bool = True
+    polar_steps: int = 8
+
+
+class Bucket(NamedTuple):
+    """All factors of one side d: moments A and bases Q, both (K, d, d).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher import scale_by_fisher
+        >>> scale_by_fisher().init(jnp.zeros((3, 3))).factors[0].basis.shape
+        (2, 3, 3)
+    """
+
+    moment: Array
+    basis: Array
+
+
+class Diagnostics(NamedTuple):
+    """What the optimiser knows about itself, float32 scalars, renewed at every refresh.
+
+    Attributes:
+        kinetic: (1/2P) g' F^-1 g of the current gradient; about 1/2 where F fits (equipartition).
+        staleness: largest |offdiag(Q' A Q)|_F / |A|_F before the refresh: 0 where the basis is exact.
+        whitening: largest RMS correlation left between coordinates in the basis, |P A P - I|_F / sqrt(d).
+        condition: largest ratio of a factor's largest to mean eigenvalue.
+        skipped: int32, steps skipped because a gradient was not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher import scale_by_fisher
+        >>> int(scale_by_fisher().init(jnp.zeros(2)).diagnostics.skipped)
+        0
+    """
+
+    kinetic: Array
+    staleness: Array
+    whitening: Array
+    condition: Array
+    skipped: Array
+
+
+class FisherState(NamedTuple):
+    """State of `scale_by_fisher`: it holds F itself, not a root, so one state serves every exponent.
+
+    Memory for an (m, n) leaf, in float32 numbers: diagonal 2 m n, eigen 2 m n + 2 (m^2 + n^2), kronecker
+    m n + 2 (m^2 + n^2), one_sided and none m n; full 2 (m n)^2 + m n.
+
+    Attributes:
+        count: int32, steps taken.
+        mu: running mean of the gradients, like the parameters.
+        nu: running second moment per coordinate (of the basis, for "eigen"), like the parameters, real, float32 at
+            least; None for leaves that need none.
+        factors: one `Bucket` per factor side, in increasing order.
+        diagnostics: `Diagnostics`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher import scale_by_fisher
+        >>> int(scale_by_fisher().init(jnp.zeros(2)).count)
+        0
+    """
+
+    count: Array
+    mu: PyTree
+    nu: PyTree
+    factors: tuple[Bucket, ...] | Array
+    diagnostics: Diagnostics

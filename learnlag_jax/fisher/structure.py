@@ -1,0 +1,167 @@
+"""Which structure each parameter leaf gets, and how a leaf is seen as a stack of matrices. All of it static.
+
+A leaf of any rank is *viewed* as (K, d_1, .., d_r): unit dimensions dropped, neighbouring dimensions merged into the
+most nearly square matrix, long axes cut into K blocks if asked. An axis longer than `max_size` carries no factor.
+Comes from: shapes. Goes to: `precondition`. Reference: MATH.md 7; Gupta et al. 2018 on merging and blocking.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from learnlag_jax import checks
+from learnlag_jax.vocabulary import Array, PyTree
+
+STRUCTURES = ("eigen", "diagonal", "kronecker", "one_sided", "full", "none")
+Rule = Callable[[str, tuple[int, ...]], str]
+
+
+class Plan(NamedTuple):
+    """What happens to one leaf.
+
+    Attributes:
+        kind: one of `STRUCTURES`.
+        shape: of the leaf.
+        matrix: shape after merging, (m, n), or any shape when nothing is merged.
+        blocks: number of equal blocks along each axis of `matrix`.
+        axes: the axes of `matrix` that carry a factor.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    matrix: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    axes: tuple[int, ...] = ()
+
+    @property
+    def view(self) -> tuple[int, ...]:
+        """(K, d_1, .., d_r)."""
+        return math.prod(self.blocks), *(d // b for d, b in zip(self.matrix, self.blocks, strict=True))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Side of the factor on each of `axes`."""
+        return tuple(self.view[1 + axis] for axis in self.axes)
+
+
+def plan_leaf(kind: str, shape: tuple[int, ...], *, max_size: int, block_size: int | None, merge: bool) -> Plan:
+    """The plan of one leaf; what cannot carry the structure asked for is diagonal.
+
+    Example:
+        >>> from learnlag_jax.fisher.structure import plan_leaf
+        >>> plan_leaf("eigen", (96, 4, 24), max_size=512, block_size=None, merge=True).view
+        (1, 96, 96)
+        >>> plan_leaf("eigen", (5000, 8), max_size=512, block_size=None, merge=True).sizes
+        (8,)
+        >>> plan_leaf("eigen", (7,), max_size=512, block_size=None, merge=True).kind
+        'diagonal'
+    """
+    size = math.prod(shape)
+    real = tuple(d for d in shape if d != 1)
+    if kind in ("diagonal", "none") or size == 0:
+        return Plan("none" if kind == "none" else "diagonal", shape)
+    if kind == "full":
+        return Plan("full", shape, (size,), (1,), (0,)) if size <= max_size else Plan("diagonal", shape)
+    if kind == "kronecker" and len(real) == 1 and size <= max_size:
+        return Plan("full", shape, (size,), (1,), (0,))
+    if len(real) < 2:
+        return Plan("diagonal", shape)
+    matrix = nearly_square(real) if merge or kind == "one_sided" else real
+    blocks = tuple(block_count(d, block_size) for d in matrix)
+    axes = tuple(i for i, (d, b) in enumerate(zip(matrix, blocks, strict=True)) if 1 < d // b <= max_size)
+    return Plan(kind, shape, matrix, blocks, axes) if axes or kind == "one_sided" else Plan("diagonal", shape)
+
+
+def nearly_square(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Cut the dimensions in two groups of neighbours with the smallest sum of sides: the least state.
+
+    Example:
+        >>> from learnlag_jax.fisher.structure import nearly_square
+        >>> nearly_square((3, 3, 64, 128))
+        (576, 128)
+    """
+    cuts = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
+    return min(cuts, key=sum)
+
+
+def block_count(size: int, block_size: int | None) -> int:
+    """The fewest equal blocks no longer than `block_size`; 1 if there are none of a useful size."""
+    if block_size is None or size <= block_size:
+        return 1
+    fits = [b for b in range(2, size + 1) if size % b == 0 and size // b <= block_size]
+    return fits[0] if fits and 4 * (size // fits[0]) >= block_size else 1
+
+
+def view(plan: Plan, x: Array) -> Array:
+    """The leaf as (K, d_1, .., d_r); leading axes of `x` beyond the leaf's own are kept in front."""
+    lead = x.shape[: x.ndim - len(plan.shape)]
+    if math.prod(plan.blocks) == 1:
+        return x.reshape(*lead, 1, *plan.matrix)
+    split = [part for d, b in zip(plan.matrix, plan.blocks, strict=True) for part in (b, d // b)]
+    n, r = len(lead), len(plan.matrix)
+    order = (*range(n), *(n + 2 * i for i in range(r)), *(n + 2 * i + 1 for i in range(r)))
+    return x.reshape(*lead, *split).transpose(order).reshape(*lead, *plan.view)
+
+
+def unview(plan: Plan, x: Array) -> Array:
+    """Back to the leaf's own shape."""
+    if math.prod(plan.blocks) == 1:
+        return x.reshape(plan.shape)
+    r = len(plan.matrix)
+    order = tuple(i for pair in zip(range(r), range(r, 2 * r), strict=True) for i in pair)
+    return x.reshape(*plan.blocks, *plan.view[1:]).transpose(order).reshape(plan.shape)
+
+
+def plan_leaves(structure: str | Rule, leaves: list[tuple[str, Array]], **options) -> list[Plan]:
+    """One plan per (path, leaf), from a structure's name or a rule (path, shape) -> name."""
+    if isinstance(structure, str):
+        named = [structure] * len(leaves)
+    else:
+        named = [structure(path, tuple(jnp.shape(leaf))) for path, leaf in leaves]
+    for name in (structure, *named) if isinstance(structure, str) else named:
+        checks.require(
+            name in STRUCTURES, "structure", repr(name), "one of " + ", ".join(STRUCTURES), "choose one, or pass a rule"
+        )
+    return [
+        plan_leaf(name, tuple(jnp.shape(leaf)), **(options | ({"merge": False} if is_sharded(leaf) else {})))
+        for name, (_, leaf) in zip(named, leaves, strict=True)
+    ]
+
+
+def is_sharded(x) -> bool:
+    """True for an array on a mesh with explicit axes whose dimensions are split: it must not be reshaped."""
+    spec = explicit_spec(x)
+    return spec is not None and any(axis is not None for axis in spec)
+
+
+def explicit_spec(x):
+    """The partition spec in the array's type, or None where the mesh is not explicit."""
+    sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
+    explicit = sharding is not None and any("Explicit" in str(t) for t in sharding.mesh.axis_types)
+    return sharding.spec if explicit else None
+
+
+def bucket_slots(plans: list[Plan]) -> dict[int, list[tuple[int, int, int]]]:
+    """Factor side d -> [(leaf, axis, K)] in order: every factor of side d of every leaf lives in one (sum K, d, d) stack.
+
+    Example:
+        >>> from learnlag_jax.fisher.structure import bucket_slots, plan_leaf
+        >>> plans = [plan_leaf("eigen", s, max_size=64, block_size=None, merge=True) for s in ((3, 5), (5, 5))]
+        >>> bucket_slots(plans)
+        {3: [(0, 0, 1)], 5: [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
+    """
+    slots: dict[int, list[tuple[int, int, int]]] = {}
+    for i, plan in enumerate(plans):
+        if plan.kind in ("eigen", "kronecker", "full"):
+            for axis, d in zip(plan.axes, plan.sizes, strict=True):
+                slots.setdefault(d, []).append((i, axis, plan.view[0]))
+    return dict(sorted(slots.items()))
+
+
+def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], jax.tree_util.PyTreeDef]:
+    """Leaves with readable paths, None kept as a leaf so that a missing gradient keeps its place."""
+    pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in pairs], treedef

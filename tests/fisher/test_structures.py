@@ -1,0 +1,354 @@
+"""Structures of `scale_by_fisher`: exact identities of F^a for Kronecker, full, eigen and one-sided members."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from learnlag_jax import InputError
+from learnlag_jax.fisher import FisherOptions, preset, roots, scale_by_fisher
+from learnlag_jax.fisher.structure import plan_leaf, unview, view
+from learnlag_jax.testing import assert_close
+
+EXACT = FisherOptions(refresh=1, basis="eigh")
+
+
+def last(optimiser, grads, **extra):
+    state = optimiser.init(grads[0])
+    update = jax.jit(optimiser.update)
+    for g in grads:
+        u, state = update(g, state, **extra)
+    return u, state
+
+
+def normal(shape, seed=0, dtype=jnp.float64):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def power(F, a):
+    w, q = np.linalg.eigh(np.asarray(F))
+    return (q * np.where(w > 1e-12 * w.max(), w, np.inf if a < 0 else 0) ** a) @ q.T
+
+
+def ema(terms, b):
+    total = 0
+    for t in terms:
+        total = b * total + (1 - b) * np.asarray(t)
+    return total / (1 - b ** len(terms))
+
+
+@pytest.mark.parametrize("exponent", [-1.0, -0.5, -0.25])
+def test_full_is_the_power_of_the_running_outer_product(float64, exponent):
+    grads = list(normal((12, 2, 3)))
+    ours, _ = last(scale_by_fisher("full", exponent=exponent, b1=0.0, b2=0.9, eps=0.0, options=EXACT), grads)
+    F = ema([np.outer(g.ravel(), g.ravel()) for g in grads], 0.9)
+    expected = (power(F, exponent) @ np.asarray(grads[-1]).ravel()).reshape(2, 3)
+    assert_close(ours, jnp.asarray(expected), ulps=1e7)
+
+
+@pytest.mark.parametrize("exponent", [-1.0, -0.5, -0.25])
+def test_kronecker_exponent_is_on_f_not_on_the_factors(float64, exponent):
+    grads = list(normal((12, 2, 3)))
+    ours, _ = last(scale_by_fisher("kronecker", exponent=exponent, b1=0.0, b2=0.9, eps=0.0, options=EXACT), grads)
+    L, R = ema([g @ g.T for g in grads], 0.9), ema([g.T @ g for g in grads], 0.9)
+    F = np.kron(L, R) / np.trace(L)
+    expected = (power(F, exponent) @ np.asarray(grads[-1]).ravel()).reshape(2, 3)
+    assert_close(ours, jnp.asarray(expected), ulps=1e7)
+    shampoo = power(L, -0.25) @ np.asarray(grads[-1]) @ power(R, -0.25)
+    proportional = float(np.sum(np.asarray(ours) * shampoo) / np.linalg.norm(ours) / np.linalg.norm(shampoo))
+    assert (proportional > 1 - 1e-12) == (exponent == -0.25)  # classic Shampoo is -1/4 up to scale, and nothing else is
+
+
+def construction(L, R):
+    """Matrices L^{1/2} E_ij R^{1/2}: their mean outer product is exactly L (x) R over their number."""
+    m, n = len(L), len(R)
+    units = jnp.eye(m * n).reshape(m * n, m, n)
+    return jnp.einsum("ab,kbc,cd->kad", jnp.asarray(power(L, 0.5)), units, jnp.asarray(power(R, 0.5)))
+
+
+def spd(d, seed):
+    a = np.asarray(normal((d, d), seed))
+    return a @ a.T + 0.5 * np.eye(d)
+
+
+def test_kronecker_equals_full_where_the_second_moment_is_a_kronecker_product(float64):
+    samples = construction(spd(2, 1), spd(3, 2))
+    g = normal((2, 3), 5)
+    options = {"fisher": "per_example", "b1": 0.0, "b2": 0.0, "eps": 0.0, "options": EXACT}
+    full, _ = last(scale_by_fisher("full", **options), [g], fisher_grads=samples)
+    kronecker, _ = last(scale_by_fisher("kronecker", **options), [g], fisher_grads=samples)
+    eigen_like = EXACT._replace(refresh=1)
+    state_options = options | {"options": eigen_like}
+    optimiser = scale_by_fisher("eigen", **state_options)
+    state = optimiser.init(g)
+    for _ in range(3):
+        eigen, state = optimiser.update(g, state, fisher_grads=samples)
+    assert_close(kronecker, full, ulps=1e5)
+    assert_close(eigen, full, ulps=1e5)  # the full second moment in the eigenbasis is F^{-1/2} when F is Kronecker
+    quarter, _ = last(scale_by_fisher("kronecker", exponent=-0.25, **options), [g], fisher_grads=samples)
+    cosine = float(jnp.vdot(quarter, full) / jnp.linalg.norm(quarter) / jnp.linalg.norm(full))
+    assert cosine < 0.99
+
+
+def test_structures_agree_on_diagonal_second_moments(float64):
+    samples = 3.0 * jnp.eye(4)  # per-example gradients along the axes: F is diagonal
+    g = normal((4,), 3)
+    options = {"fisher": "per_example", "b1": 0.0, "b2": 0.0, "eps": 0.0, "options": EXACT}
+    diagonal, _ = last(scale_by_fisher("diagonal", **options), [g], fisher_grads=samples)
+    full, _ = last(scale_by_fisher("full", **options), [g], fisher_grads=samples)
+    assert_close(full, diagonal, ulps=1e3)
+
+
+def covariance_error(exponent, A, structure="full"):
+    """|A' u(A g) - u(g)| for gradients that transform as g_A = A g (a covector under theta' = A^-T theta)."""
+    grads = list(normal((20, 4)))
+    optimiser = scale_by_fisher(structure, exponent=exponent, b1=0.0, b2=0.9, eps=0.0, options=EXACT)
+    plain, _ = last(optimiser, grads)
+    moved, _ = last(optimiser, [A @ g for g in grads])
+    return float(jnp.linalg.norm(A.T @ moved - plain) / jnp.linalg.norm(plain))
+
+
+def test_exponent_minus_one_is_covariant_under_every_map_and_minus_half_only_under_rotations(float64):
+    A = jnp.eye(4) + 0.5 * normal((4, 4), 9)
+    U = jnp.linalg.qr(A)[0]
+    assert covariance_error(-1.0, A) < 1e-8
+    assert covariance_error(-0.5, U) < 1e-8
+    assert covariance_error(-0.5, A) > 0.1
+    assert covariance_error(-1.0, U, "diagonal") > 0.1  # a diagonal Fisher is covariant under neither
+
+
+def test_kinetic_energy_is_invariant_though_the_half_step_is_not(float64):
+    A = jnp.eye(4) + 0.5 * normal((4, 4), 9)
+    grads = list(normal((20, 4)))
+    optimiser = scale_by_fisher("full", b1=0.0, b2=0.9, eps=0.0, options=EXACT)
+    energies = [last(optimiser, gs)[1].diagnostics.kinetic for gs in (grads, [A @ g for g in grads])]
+    assert_close(energies[1], energies[0], ulps=64)
+    shifted = last(optimiser, [A @ g + 1.0 for g in grads])[1].diagnostics.kinetic
+    assert abs(float(shifted - energies[0])) > 1e-3
+
+
+@pytest.mark.parametrize("structure", ["eigen", "kronecker", "one_sided"])
+def test_matrix_structures_are_equivariant_under_rotations_of_both_sides(float64, structure):
+    U, V = jnp.linalg.qr(normal((3, 3), 1))[0], jnp.linalg.qr(normal((4, 4), 2))[0]
+    grads = list(normal((16, 3, 4)))
+    optimiser = scale_by_fisher(structure, b1=0.9, b2=0.9, eps=0.0, options=EXACT)
+    if structure == "eigen":  # the first step is Adam's, which sees the coordinates: start from a step that is not
+        optimiser = scale_by_fisher(structure, b1=0.0, b2=0.0, eps=1.0, options=EXACT)
+    plain, _ = last(optimiser, grads)
+    turned, _ = last(optimiser, [U @ g @ V.T for g in grads])
+    if structure == "eigen":
+        return  # b2 = 0: rank-one factors have no basis of their own; covered by the Kronecker construction above
+    assert_close(turned, U @ plain @ V.T, ulps=1e7)
+    stretched, _ = last(optimiser, [jnp.diag(jnp.array([1.0, 2.0, 3.0])) @ g for g in grads])
+    assert float(jnp.linalg.norm(jnp.diag(jnp.array([1.0, 2.0, 3.0])) @ stretched - plain)) > 0.1
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5)])
+def test_one_sided_is_the_polar_factor(dtype, shape):
+    g = normal(shape, 4, dtype)
+    u, _ = last(scale_by_fisher("one_sided", b1=0.0), [g])
+    a, _, b = np.linalg.svd(np.asarray(g, np.float64), full_matrices=False)
+    expected = jnp.asarray(np.sqrt(max(shape)) * a @ b, dtype)
+    assert_close(u, expected, ulps=max(64.0, 1e-5 / float(jnp.finfo(dtype).eps)), scale=1.0)
+    assert abs(float(jnp.sqrt(jnp.mean(u**2))) - 1) < 1e-3
+    by_eigh, _ = last(scale_by_fisher("one_sided", b1=0.0, exponent=jnp.asarray(-0.5, dtype)), [g])
+    assert_close(by_eigh, expected, ulps=1e4, scale=1.0)
+
+
+def test_muons_five_steps_are_only_near_the_polar_factor():
+    g = normal((6, 6), 4, jnp.float32)
+    a, _, b = np.linalg.svd(np.asarray(g))
+    ours = np.asarray(roots.polar(g[None], 12)[0])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        muon = optax.contrib.scale_by_muon(beta=0.0, nesterov=False)
+        theirs = np.asarray(muon.update(g, muon.init(g))[0])
+    assert np.max(np.abs(ours - a @ b)) < 1e-4
+    assert np.max(np.abs(theirs - a @ b)) > 1e-2
+
+
+def test_the_first_steps_of_eigen_are_adams_to_the_last_bit(dtype):
+    """In float64 XLA may evaluate 0.999^k once as a scalar and once in a vector loop, one bit apart: 4 eps there."""
+    grads = list(normal((8, 4, 3), 0, dtype))
+    ours, adam = scale_by_fisher("eigen", options=FisherOptions(refresh=5)), optax.scale_by_adam()
+    s, t = ours.init(grads[0]), adam.init(grads[0])
+    same = []
+    with jax.numpy_dtype_promotion("standard"):
+        f, h = jax.jit(ours.update), jax.jit(adam.update)
+        for g in grads:
+            (u, s), (v, t) = f(g, s), h(g, t)
+            apart = float(jnp.max(jnp.abs(u - v) / jnp.abs(v)))
+            same.append(apart <= (0.0 if dtype == jnp.float32 else 4 * float(jnp.finfo(dtype).eps)))
+    assert same == [True] * 5 + [False] * 3
+
+
+def test_transport_keeps_the_trace_and_is_exact_for_a_diagonal_covariance(float64):
+    Q = jnp.linalg.qr(normal((3, 3), 1))[0]
+    v = jnp.array([[5.0, 1.0, 0.2]])
+    moved = roots.transport(v, {0: jnp.eye(3)[None]}, {0: Q[None]})
+    assert_close(moved[0], jnp.diag(Q.T @ jnp.diag(v[0]) @ Q))
+    assert_close(jnp.sum(moved), jnp.sum(v))
+
+
+def test_qr_steps_reach_the_eigenbasis_and_the_staleness_says_so(float64):
+    A = jnp.asarray(spd(5, 3))[None]
+    Q = jnp.eye(5)[None]
+    stale = []
+    for _ in range(60):
+        stale.append(float(roots.fit(A, Q).staleness[0]))
+        Q = roots.qr_step(A, Q)
+    assert stale[0] > 0.3
+    assert stale[-1] < 1e-3
+    assert_close(Q[0].T @ Q[0], jnp.eye(5))
+
+
+def test_a_rank_one_factor_does_not_draw_a_random_basis():
+    """A perturbation of 1e-7 moves eigh's null basis by order one, the QR step by order 1e-4."""
+    x = jnp.ones((4, 1), jnp.float32)
+    A = (x @ x.T)[None]
+    noise = 1e-7 * normal((4, 4), 3, jnp.float32)
+    B = A + (noise + noise.T)[None]
+    Q = jnp.eye(4, dtype=jnp.float32)[None]
+    assert float(jnp.max(jnp.abs(roots.qr_step(A, Q) - roots.qr_step(B, Q)))) < 1e-2
+    assert float(jnp.max(jnp.abs(roots.eigenbasis(A, Q) - roots.eigenbasis(B, Q)))) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((4, 6), {}),
+        ((2, 3, 4), {}),
+        ((8, 6), {"block_size": 4}),
+        ((12, 5), {"block_size": 3}),
+        ((3, 1, 4), {"merge": False}),
+    ],
+)
+def test_views_fold_back(shape, options):
+    plan = plan_leaf("eigen", shape, **({"max_size": 64, "block_size": None, "merge": True} | options))
+    x = jnp.arange(float(np.prod(shape))).reshape(shape)
+    seen = view(plan, x)
+    assert seen.shape == plan.view
+    assert jnp.array_equal(unview(plan, seen), x)
+
+
+def test_blocks_are_independent_leaves(float64):
+    grads = list(normal((6, 8, 4)))
+    blocked = FisherOptions(refresh=1, basis="eigh", block_size=4)
+    whole, _ = last(scale_by_fisher("kronecker", eps=0.0, b2=0.9, options=blocked), grads)
+    parts, _ = last(scale_by_fisher("kronecker", eps=0.0, b2=0.9, options=EXACT), [(g[:4], g[4:]) for g in grads])
+    assert_close(whole, jnp.concatenate(parts), ulps=1e6)
+
+
+def test_a_rule_chooses_by_path_and_an_unknown_name_is_refused(float64):
+    grads = [{"a": normal((3, 4)), "b": normal((3, 4), 1)}]
+    rule = lambda path, shape: "diagonal" if "a" in path else "one_sided"
+    u, state = last(scale_by_fisher(rule), grads)
+    assert state.nu["b"] is None
+    assert_close(u["a"], jnp.sign(grads[0]["a"]), ulps=1e9)
+    with pytest.raises(InputError, match="structure"):
+        scale_by_fisher(lambda path, shape: "band").init(grads[0])
+
+
+def test_per_example_and_batch_sources_differ_by_the_batch_size(float64):
+    """E[gbar gbar'] = Sigma/B when noise dominates: at -1/2 the step is sqrt(B) longer."""
+    samples = normal((64, 4096))
+    g = jnp.mean(samples, 0)
+    batch, _ = last(scale_by_fisher("diagonal", b1=0.0, b2=0.0, eps=0.0), [g])
+    each, _ = last(
+        scale_by_fisher("diagonal", b1=0.0, b2=0.0, eps=0.0, fisher="per_example"), [g], fisher_grads=samples
+    )
+    ratio = float(jnp.sqrt(jnp.mean(batch**2) / jnp.mean(each**2)))
+    assert abs(ratio / 8 - 1) < 0.1
+    with pytest.raises(InputError, match="fisher_grads"):
+        last(scale_by_fisher(fisher="per_example"), [g])
+    with pytest.raises(InputError, match="fisher"):
+        scale_by_fisher(fisher="empirical")
+
+
+BAD = {"nan": jnp.nan, "inf": jnp.inf, "zero": 0.0, "huge": 1e18, "tiny": 1e-30}
+
+
+@pytest.mark.parametrize("structure", ["eigen", "diagonal", "kronecker", "one_sided", "full", "none"])
+def test_bad_gradients_leave_parameters_and_state_sound(structure):
+    good = list(normal((4, 3, 4), 0, jnp.float32))
+    optimiser = scale_by_fisher(structure, options=FisherOptions(refresh=2))
+    update = jax.jit(optimiser.update)
+    start = optimiser.init(good[0])
+    for g in good[:2]:
+        _, start = update(g, start)
+    for name, value in BAD.items():
+        poison = jnp.full((3, 4), 1.0 if name in ("nan", "inf") else value, jnp.float32).at[0, 0].set(value)
+        u, state = update(poison, start)
+        if name in ("nan", "inf"):
+            assert int(state.diagnostics.skipped) == 1
+            assert not np.any(np.asarray(u))
+            clean = state._replace(diagnostics=start.diagnostics)
+            assert all(
+                np.array_equal(a, b) for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(start), strict=True)
+            )
+        for g in good[2:]:
+            u, state = update(g, state)
+        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves((u, state))), name
+    careless = scale_by_fisher(structure, options=FisherOptions(refresh=2, skip_nonfinite=False))
+    _, state = jax.jit(careless.update)(jnp.full((3, 4), jnp.nan, jnp.float32), start)
+    assert not all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state))
+
+
+LEAVES = {
+    "scalar": (),
+    "vector": (5,),
+    "empty": (0, 3),
+    "unit": (1, 1),
+    "row": (1, 6),
+    "matrix": (4, 3),
+    "heads": (4, 2, 3),
+    "image": (3, 3, 2, 4),
+    "deep": (2, 1, 3, 2, 2),
+}
+
+
+KINDS = [("eigen", kind) for kind in ("bfloat16", "float16", "complex64")]
+
+
+@pytest.mark.parametrize(
+    "structure,kind", KINDS + [(s, "bfloat16") for s in ("diagonal", "kronecker", "one_sided", "none")]
+)
+def test_every_shape_and_dtype(structure, kind):
+    tree = {name: normal(shape, 1).astype(jnp.dtype(kind)) for name, shape in LEAVES.items()} | {"none": None}
+    optimiser = scale_by_fisher(structure, options=FisherOptions(refresh=2))
+    state = optimiser.init(tree)
+    kinds = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    update = jax.jit(optimiser.update)
+    for _ in range(4):
+        u, state = update(tree, state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), u) == jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == kinds
+    assert all(x.dtype.itemsize >= 4 for x in jax.tree.leaves(state))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(u))
+    assert update._cache_size() == 1
+
+
+def test_a_missing_gradient_leaves_its_leaf_alone():
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    optimiser = scale_by_fisher()
+    state = optimiser.init(params)
+    # the factor stack is laid out for all leaves, so a structure that needs none is used where gradients may be missing
+    optimiser = scale_by_fisher("diagonal")
+    state = optimiser.init(params)
+    u, after = optimiser.update({"a": None, "b": jnp.ones(2)}, state)
+    assert u["a"] is None
+    assert jnp.array_equal(after.mu["a"], state.mu["a"])
+    assert float(after.mu["b"][0]) > 0
+
+
+def test_presets_are_the_methods_they_name(float64):
+    grads = list(normal((6, 3, 4)))
+    adam, _ = last(scale_by_fisher(**preset("adam")), grads)
+    with jax.numpy_dtype_promotion("standard"):
+        assert_close(adam, last(optax.scale_by_adam(), grads)[0], ulps=4)
+        rms = optax.scale_by_rms(decay=0.9, eps_in_sqrt=False)
+        assert_close(last(scale_by_fisher(**preset("rmsprop")), grads)[0], last(rms, grads)[0], ulps=4)
+    for name in ("shampoo", "shampoo_squared", "soap", "muon", "natural_gradient"):
+        assert bool(jnp.all(jnp.isfinite(last(scale_by_fisher(**preset(name)), grads)[0])))
+    with pytest.raises(InputError, match="name"):
+        preset("adagrad")
