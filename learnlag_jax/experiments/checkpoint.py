@@ -6,19 +6,15 @@ name and renamed when it is whole. `save` returns only when the step is on disk,
 Nothing but this module touches orbax. Reference: the fault list, 44-52 and 62.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import re
 import shutil
-import socket
-import stat
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +24,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from learnlag_jax import checks
+from learnlag_jax.experiments import rundir
+from learnlag_jax.experiments.digest import digest
 from learnlag_jax.vocabulary import Array, PyTree
 
 SCHEMA = 1
@@ -59,7 +57,7 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
     target, draft = directory / f"{step:08d}", directory / f".new-{step:08d}"
     first = jax.process_index() == 0
     if first:
-        refuse_links(directory)
+        rundir.refuse_links(directory)
     if target.exists():
         return
     leaves = _named(tree)
@@ -105,7 +103,7 @@ def restore(directory: Path, like: PyTree, *, identity: Mapping[str, str]) -> Re
     Raises:
         CheckpointError: every step is damaged; or one is of another run, tree, shape, dtype or newer schema; or a link.
     """
-    refuse_links(directory)
+    rundir.refuse_links(directory)
     damage: list[str] = []
     for step in reversed(steps(directory)):
         try:
@@ -254,62 +252,6 @@ def _describe(leaf) -> str:
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
-# Digest: one 32-bit number a leaf, the same on any number of devices.
-
-
-def digest(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """sum of u w mod 2^32 per leaf: u the bits of an entry, w an odd hash of its index, so that any single flip shows."""
-    words = {name: _bits(leaf) for name, leaf in leaves.items()}
-    return {name: f"{int(value):08x}" for name, value in _digests(words).items()}
-
-
-@jax.jit
-def _digests(words: dict[str, Array]) -> dict[str, Array]:
-    return {name: _digest(u) for name, u in words.items()}
-
-
-def _digest(u: Array) -> Array:
-    index = jnp.zeros(u.shape, jnp.uint32)
-    for axis in range(u.ndim):
-        factor = np.uint32((2654435761 * (2 * axis + 1) + axis) % 2**32)
-        index += jax.lax.broadcasted_iota(jnp.uint32, u.shape, axis) * factor
-    w = (index ^ (index >> np.uint32(15))) * np.uint32(0x85EBCA6B)
-    w = (w ^ (w >> np.uint32(13))) | np.uint32(1)
-    return jnp.sum(u.astype(jnp.uint32) * w, dtype=jnp.uint32)
-
-
-def _bits(x) -> Array | np.ndarray:
-    """The entries as unsigned integers of at most 32 bits; 64-bit entries become pairs."""
-    if isinstance(x, Array):
-        wide = x.dtype.itemsize == 8
-        kind = jnp.uint8 if x.dtype == jnp.bool_ else jnp.uint32 if wide else f"uint{8 * x.dtype.itemsize}"
-        return x.astype(kind) if x.dtype == jnp.bool_ else jax.lax.bitcast_convert_type(x, kind)
-    x = np.asarray(x, order="C")
-    size = min(4, x.dtype.itemsize)
-    flat = x.reshape(-1).view(f"u{size}")
-    return flat.reshape(*x.shape, 2) if x.dtype.itemsize == 8 else flat.reshape(x.shape)
-
-
-# The directory.
-
-
-def refuse_links(directory: Path) -> None:
-    """TensorStore follows symbolic links out of a checkpoint; so none may stand in it.
-
-    Raises:
-        CheckpointError: names the link.
-    """
-    for path in (directory, *directory.rglob("*")) if os.path.lexists(directory) else ():
-        try:
-            kind = path.lstat().st_mode
-        except FileNotFoundError:
-            continue
-        if not (stat.S_ISDIR(kind) or stat.S_ISREG(kind)):
-            raise checks.CheckpointError(
-                f"{path}: got a link or a special file; expected files and directories; remove it"
-            )
-
-
 def _sync(*paths: Path) -> None:
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -324,41 +266,3 @@ def _prune(directory: Path, keep: int) -> None:
         aside = directory / f".old-{step:08d}"
         os.rename(directory / f"{step:08d}", aside)  # so that a kill during removal leaves no half step
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def tidy(directory: Path) -> None:
-    """Remove what an interrupted save or removal left; call it under the lock."""
-    for path in directory.glob("*") if directory.is_dir() else ():
-        if path.name.startswith((".old-", ".new-")):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """One run a directory: the second is refused by name; the lock of a process that died is taken over.
-
-    Raises:
-        RunDirError: another process holds it (names pid and host), or the directory cannot be written to.
-    """
-    path = directory / "lock"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise checks.RunDirError(f"{directory}: cannot write ({reason}); choose a writable directory") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("ascii", "replace").strip() or "another process"
-            raise checks.RunDirError(
-                f"{directory}: in use by {holder}; expected a directory of its own for every run; wait for it or choose another"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}\n".encode("ascii", "replace"), 0)
-        os.fsync(descriptor)
-        yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)  # the kernel drops the lock with the last descriptor, also after kill -9

@@ -5,6 +5,7 @@ the mass M = F^(1/2), F the Fisher information at the fit, L = v'Mv/2 - V(q) and
 their trajectories, and a control problem is posed whose costate must be the momentum.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,7 @@ GAMMA = 0.3
 class Task(NamedTuple):
     """The estimation task: loss V, mass matrix M, where the parameter starts, and the data it came from."""
 
-    loss: object
+    loss: Callable[[jax.Array], jax.Array]
     mass: jax.Array
     start: jax.Array
     dataset: Dataset

@@ -30,6 +30,12 @@ def network_loss(params, batch):
 
 
 def network(key, inputs: int, hidden: int, dtype):
+    """Parameters of one hidden layer."""
+    return _network(key, inputs, hidden, np.dtype(dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _network(key, inputs, hidden, dtype):
     k1, k2 = jax.random.split(key)
     return {
         "in": jax.random.normal(k1, (hidden, inputs), dtype) / np.sqrt(inputs).astype(dtype),
@@ -75,34 +81,43 @@ def fit_digits(digits, settings: Settings) -> Fits:
     x = jnp.asarray(principal_components(digits.content[0], components))
     real = (x, jnp.asarray(digits.content[1]))
     w = newton(real)
-    logits = 0.3 * jnp.concatenate(
-        [jnp.zeros((len(x), 1)), x @ w.T], axis=1
-    )  # milder, so that every label is seen often
-    simulated = (x, jax.random.categorical(jax.random.key(settings.seed), logits))
+    simulated = x, redrawn(w, x, jax.random.key(settings.seed))
     evaluate = jax.jit(functools.partial(fisher.stationarity, softmax_log_prob))
-    w_simulated, away = newton(simulated), w + 0.1 * jnp.cos(jnp.arange(w.size, dtype=w.dtype)).reshape(w.shape)
-    half = jax.tree.map(lambda a: a[::2], real), jax.tree.map(lambda a: a[1::2], real)
-    other = fisher.fisher_information(softmax_log_prob, w, half[0]).power(-1.0)
-    s = fisher.scores(softmax_log_prob, w, half[1]).reshape(-1, w.size)
-    swapped = float(jnp.mean(jnp.sum((s @ other.dense()) * s, 1)) / (2 * w.size))
+    away = w + 0.1 * np.cos(np.arange(w.size)).reshape(w.shape)
     return Fits(
         evaluate(w, real),
-        evaluate(w_simulated, simulated),
+        evaluate(newton(simulated), simulated),
         evaluate(away, real),
-        field_equation(away, real),
-        swapped,
+        float(field_equation(away, real)),
+        float(swapped_kinetic(w, real)),
         len(x),
     )
 
 
-def field_equation(w, batch) -> float:
+@jax.jit
+def redrawn(w, x, key):
+    """Labels from a milder regression in the fitted directions, so that every label is seen often."""
+    return jax.random.categorical(key, 0.3 * jnp.concatenate([jnp.zeros((len(x), 1)), x @ w.T], axis=1))
+
+
+@jax.jit
+def swapped_kinetic(w, batch):
+    """The mean kinetic energy (1/2P) s' F^-1 s of the odd examples under the F of the even ones."""
+    even, odd = jax.tree.map(lambda a: a[::2], batch), jax.tree.map(lambda a: a[1::2], batch)
+    inverse = fisher.fisher_information(softmax_log_prob, w, even).power(-1.0).dense()
+    s = fisher.scores(softmax_log_prob, w, odd).reshape(-1, w.size)
+    return jnp.mean(jnp.sum((s @ inverse) * s, 1)) / (2 * w.size)
+
+
+@jax.jit
+def field_equation(w, batch):
     """Eq. 27 by automatic differentiation of the density alone: E[ div dl/d(grad l) - dl/dl ]."""
     flat, fold = trees.ravel(w)
     density = fisher.learning_lagrangian(lambda t: fisher.fisher_information(softmax_log_prob, fold(t), batch).dense())
     mean = lambda t: jnp.mean(jax.vmap(softmax_log_prob, (None, 0))(fold(t), batch))
     flux = lambda t: jax.grad(density, 2)(t, mean(t), jax.grad(mean)(t))  # linear in l: its mean is that of the mean
     source = jax.grad(density, 1)(flat, mean(flat), jax.grad(mean)(flat))
-    return float(jax.jit(lambda t: jnp.trace(jax.jacfwd(flux)(t)))(flat) - source)
+    return jnp.trace(jax.jacfwd(flux)(flat)) - source
 
 
 class Recorded(NamedTuple):
@@ -118,9 +133,9 @@ class Recorded(NamedTuple):
 def recorded_runs(digits, settings: Settings) -> Recorded:
     """Train the same network with several optimisers on the same batches and audit each under the learning Lagrangian."""
     steps = 60 if settings.quick else 400
-    x, y = jnp.asarray(digits.content[0]), jnp.asarray(digits.content[1])
+    x, y = digits.content
     rows = np.random.default_rng(settings.seed).integers(0, len(x), (steps, 64))
-    batches = x[rows], y[rows]
+    batches = jnp.asarray(x[rows]), jnp.asarray(y[rows])
     params = network(jax.random.key(settings.seed), 64, 16, np.float64)
     everything = {
         "Adam": optax.adam(1e-2),
@@ -135,10 +150,10 @@ def recorded_runs(digits, settings: Settings) -> Recorded:
     runs = {}
     for name in settings.track(optimisers, "recording optimisers"):
         runs[name] = jax.jit(functools.partial(fisher.record, network_loss, optimisers[name]))(params, batches)
-    massless = {"RMSprop": {"b1": 0.0}}
-    audits = {name: fisher.audit(run, **massless.get(name, {})) for name, run in runs.items()}
+    massive, massless = (jax.jit(functools.partial(fisher.audit, b1=b1)) for b1 in (0.9, 0.0))
+    audits = {name: (massless if name == "RMSprop" else massive)(run) for name, run in runs.items()}
     losses = {name: np.asarray(run.losses) for name, run in runs.items()}
-    gradients = jax.vmap(lambda g: trees.ravel(g)[0])(runs["Adam"].gradients)
+    gradients = jax.jit(jax.vmap(lambda g: trees.ravel(g)[0]))(runs["Adam"].gradients)
     frozen, sgd = discrete_residuals(params, batches, steps=20)
     return Recorded(audits, losses, gradients, frozen, sgd)
 
@@ -150,23 +165,28 @@ def discrete_euler_lagrange(Ld):
 
 def discrete_residuals(params, batches, steps: int, beta: float = 0.9, eta: float = 1e-2) -> tuple[float, float]:
     """Largest discrete Euler-Lagrange residual, relative to the momentum, of Adam's recursion with F held fixed and of SGD."""
-    batch = jax.tree.map(lambda a: a[0], batches)
-    start, fold = trees.ravel(params)
-    loss = lambda q: network_loss(fold(q), batch)
-    F = fisher.fisher_information(network_log_prob, params, batch, structure="diagonal", damping=1e-2)
-    mass = trees.ravel(F.power(0.5).values)[0]
-    residual = discrete_euler_lagrange(fisher.descent_lagrangian(loss, mass, beta, eta))
-    precondition = optax.stateless(lambda g, p: g / mass)
-    frozen = optax.chain(precondition, optax.ema(beta, debias=False), optax.scale_by_learning_rate(eta))
 
-    def worst(optimiser):
+    def frozen_adam(mass):
+        precondition = optax.stateless(lambda g, p: jax.tree.map(lambda x: x / mass, g))
+        return optax.chain(precondition, optax.ema(beta, debias=False), optax.scale_by_learning_rate(eta))
+
+    batch = jax.tree.map(lambda a: a[0], batches)
+    start, fold = jax.jit(trees.ravel)(params)
+
+    def worst(make, start, batch):
+        loss = lambda q: network_loss(fold(q), batch)
+        F = fisher.fisher_information(network_log_prob, fold(start), batch, structure="diagonal", damping=1e-2)
+        mass = trees.ravel(F.power(0.5).mv(fold(jnp.ones_like(start))))[0]
+        residual = discrete_euler_lagrange(fisher.descent_lagrangian(loss, mass, beta, eta))
+        optimiser = make(mass)
         q = fisher.record(lambda q, _: loss(q), optimiser, start, jnp.zeros(steps)).positions
         k = jnp.arange(1, steps)
         r = jax.vmap(residual)(k, q[:-2], q[1:-1], q[2:])
         momentum = beta ** -k[:, None].astype(q.dtype) * mass * (q[2:] - q[1:-1]) / (eta * (1 - beta))
-        return float(jnp.max(jnp.linalg.norm(r, axis=1) / jnp.linalg.norm(momentum, axis=1)))
+        return jnp.max(jnp.linalg.norm(r, axis=1) / jnp.linalg.norm(momentum, axis=1))
 
-    return jax.tree.map(worst, (frozen, optax.sgd(0.5)), is_leaf=lambda x: hasattr(x, "update"))
+    frozen, sgd = (jax.jit(functools.partial(worst, make)) for make in (frozen_adam, lambda mass: optax.sgd(0.5)))
+    return float(frozen(start, batch)), float(sgd(start, batch))
 
 
 def residual_figure(runs: Recorded) -> Figure:
@@ -221,7 +241,7 @@ def field_table(fits: Fits) -> Table:
 
 
 def audit_table(runs: Recorded) -> Table:
-    rms = lambda x: float(jnp.sqrt(jnp.mean(x**2)))
+    rms = lambda x: float(np.sqrt(np.mean(np.asarray(x) ** 2)))
     rows = tuple(
         (
             name,

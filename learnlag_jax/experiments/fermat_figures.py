@@ -16,11 +16,12 @@ def sphere_figure(seed: int) -> Figure:
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(200, top, p))
     X /= np.linalg.norm(X, axis=2, keepdims=True)
-    M = jnp.cumsum(jnp.asarray(X[:, :, :, None] * X[:, :, None, :]), 1)[:, p - 1 : top - 1]
-    criterion = fermat.criterion("A")
-    random = 1 + np.asarray(jax.vmap(jax.vmap(criterion))(M)) / p
+    M = np.cumsum(X[:, :, :, None] * X[:, :, None, :], 1)[:, p - 1 : top - 1]
+    value = jax.jit(jnp.vectorize(fermat.criterion("A"), signature="(p,p)->()"))
+    random = 1 + np.asarray(value(M)) / p
     greedy = 1 + np.asarray(fermat.least_time_path(p, top - 1, objective="greedy").values[p - 1 :]) / p
-    planned = np.array([1 + float(criterion(fermat.information_matrix(fermat.tight_frame(int(k), p)))) / p for k in n])
+    frames = [np.asarray(fermat.tight_frame(int(k), p)) for k in n]
+    planned = 1 + np.asarray(value(np.stack([X.T @ X for X in frames]))) / p
     series = {"curves": {"n": n, "planned": planned, "greedy": greedy, "random (median)": np.sort(random, 0)[100]}}
 
     def draw(fig, series):

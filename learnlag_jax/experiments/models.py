@@ -77,7 +77,7 @@ class Transformer(nnx.Module):
 
 def transformer(config: Config, rngs: nnx.Rngs) -> tuple[Callable, PyTree]:
     """The model as a pure function: `apply(params, tokens) -> logits`, and its initial parameters."""
-    graph, params = nnx.split(Transformer(config, rngs))
+    graph, params = nnx.split(nnx.jit(lambda rngs: Transformer(config, rngs))(rngs))  # one compilation for all leaves
     return lambda params, tokens: nnx.merge(graph, params)(tokens), params
 
 
@@ -167,7 +167,7 @@ def train(apply: Callable, params: PyTree, optimiser, batches: np.ndarray, track
         (params, state), losses = jax.lax.scan(step, (params, state), batches)
         return params, state, losses
 
-    state, losses = optimiser.init(params), []
+    state, losses = jax.jit(optimiser.init)(params), []
     for part in track(np.array_split(batches, max(1, len(batches) // 20)), label):
         params, state, loss = chunk(params, state, part)
         losses.append(np.asarray(loss))

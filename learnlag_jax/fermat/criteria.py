@@ -50,13 +50,17 @@ def information_matrix(F, w=None, prior=None) -> Array:
     F = wide_rows(F)
     if w is not None:
         checks.shape(w, (F.shape[0],), "w")
+    if prior is not None:
+        checks.shape(prior, (F.shape[1],) * 2, "prior")
+    return _information(F, w, prior)
+
+
+@jax.jit
+def _information(F: Array, w, prior) -> Array:
     weighted = F if w is None else F * jnp.asarray(w, F.dtype)[:, None]
     M = weighted.T @ F
     M = (M + M.T) / 2
-    if prior is None:
-        return M
-    checks.shape(prior, M.shape, "prior")
-    return M + jnp.asarray(prior, M.dtype)
+    return M if prior is None else M + jnp.asarray(prior, M.dtype)
 
 
 def wide_rows(F) -> Array:
@@ -160,9 +164,7 @@ class Criterion:
 
     def __call__(self, M: Array) -> Array:
         """phi(M): a scalar; +inf where M is singular or not finite."""
-        ok = regular(M)
-        value = self.unguarded(jnp.where(ok, M, jnp.eye(M.shape[-1], dtype=M.dtype)))
-        return jnp.where(ok, value, jnp.asarray(jnp.inf, M.dtype))
+        return _guarded(self, M)
 
     def unguarded(self, M: Array) -> Array:
         """phi(M) for a matrix known to be positive definite."""
@@ -189,6 +191,13 @@ class Criterion:
                 return (negative_power_trace(M / bottom, q) / p) ** (1 / q) / bottom
             case _:
                 return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
+
+
+@jax.jit
+def _guarded(phi: Criterion, M: Array) -> Array:
+    ok = regular(M)
+    value = phi.unguarded(jnp.where(ok, M, jnp.eye(M.shape[-1], dtype=M.dtype)))
+    return jnp.where(ok, value, jnp.asarray(jnp.inf, M.dtype))
 
 
 def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any = None, q: Any = None) -> Criterion:

@@ -8,6 +8,7 @@ bound. Symbols: t (n,) samples (T_sample) or seconds (T_compute), error (n,) in 
 A NaN error counts as above the threshold. Reference: MATH.md 3.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -113,7 +114,11 @@ def time_to_threshold(t, error, threshold, kind: str = "first", *, interpolate: 
         "use soft_learning_time",
     )
     t, error = _curve(t, error)
-    threshold = jnp.asarray(threshold, error.dtype)
+    return _time_to_threshold(t, error, jnp.asarray(threshold, error.dtype), kind, interpolate)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _time_to_threshold(t: Array, error: Array, threshold: Array, kind: str, interpolate: bool) -> LearningTime:
     below = error <= threshold  # NaN is not below
     ends = below[-1]
     if kind == "first":
@@ -155,7 +160,11 @@ def time_by_rate(t, error, threshold) -> LearningTime:
     Reference: MATH.md 3, eq. 5.
     """
     t, error = _curve(t, error)
-    threshold = jnp.asarray(threshold, error.dtype)
+    return _time_by_rate(t, error, jnp.asarray(threshold, error.dtype))
+
+
+@jax.jit
+def _time_by_rate(t: Array, error: Array, threshold: Array) -> LearningTime:
     fall, step = error[:-1] - error[1:], jnp.diff(t)
     decreasing = jnp.all(fall > 0)
     finite = jnp.isfinite(fall)

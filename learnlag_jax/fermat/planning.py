@@ -126,6 +126,7 @@ def least_time_path(
     return _path(F, phi, base, chosen)
 
 
+@jax.jit
 def _path(F: Array, phi: Callable, base: Array, chosen: Array) -> Path:
     rows = F[chosen]
     totals = base[None] + jnp.cumsum(rows[:, :, None] * rows[:, None, :], 0)
@@ -140,7 +141,7 @@ def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
     nothing = jnp.zeros((p, p), rows.dtype)
     if objective == "anytime":
         rows = _anytime_on_sphere(phi, basis)
-    path = _path(rows, phi, nothing, jnp.arange(n))
+    path = _path(rows, phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi), nothing, jnp.arange(n))
     return path._replace(indices=jnp.full(n, -1, jnp.int32))
 
 

@@ -38,8 +38,8 @@ class Ray(NamedTuple):
     points: Array
     index: Array
     residual: Array
-    status: Array
-    steps: Array
+    status: Array | int
+    steps: Array | int
 
 
 def ray(index: Callable, x0, x1, *, intervals: int = 64, guess: Callable | None = None, max_steps: int = 60) -> Ray:

@@ -8,6 +8,7 @@ Runs that never reach the threshold stay in, as lower bounds. Times in samples o
 Dolan and More (2002); MATH.md 3.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -139,10 +140,15 @@ def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, d
     checks.require(jnp.size(times) > 0, "times", "no runs", "at least one", "run it once")
     checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
     times, reached = jnp.asarray(times), jnp.asarray(reached, bool)
-    budget = jnp.asarray(budget, times.dtype)
+    key = jax.random.key(0) if key is None else key
+    return _summarise(times, reached, jnp.asarray(budget, times.dtype), key, confidence, draws)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _summarise(times: Array, reached: Array, budget: Array, key: Array, confidence: float, draws: int) -> Summary:
     seen = reached & (times <= budget)
     times = jnp.minimum(jnp.where(jnp.isnan(times), budget, times), budget)
-    n, key = times.size, jax.random.key(0) if key is None else key
+    n = times.size
 
     def draw(key):
         picks = jax.random.randint(key, (n,), 0, n)

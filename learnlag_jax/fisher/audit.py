@@ -166,8 +166,15 @@ def audit(
     drift = b1 * ratio * (mass[:-1] / mass[1:] - 1) * previous
     correction = b1 * (ratio - 1) * previous + eta * (1 - 1 / c[1:, None]) * pull
     impulse = jnp.sqrt(jnp.mean(jnp.sum((current - b1 * previous) ** 2, 1)))
-    parts = [jnp.linalg.norm(x, axis=1) / impulse for x in (residual, residual - drift - correction, drift, correction)]
-    return Audit(*parts, eta, jnp.sqrt(jnp.mean(parts[0] ** 2)))
+    size = lambda x: jnp.linalg.norm(x, axis=1) / impulse
+    return Audit(
+        residual=size(residual),
+        unexplained=size(residual - drift - correction),
+        drift=size(drift),
+        correction=size(correction),
+        learning_rate=eta,
+        relative=jnp.sqrt(jnp.mean(size(residual) ** 2)),
+    )
 
 
 def _running_mass(g, b2, eps, exponent, bias_correction):

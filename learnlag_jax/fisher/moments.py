@@ -28,7 +28,7 @@ def moment(new: Array, old: Array, decay, keep: Array | None = None) -> Array:
     return mixed if keep is None else jnp.where(keep, mixed, old)
 
 
-def correction(decay, count: Array) -> Array:
+def correction(decay, count) -> Array:
     """1 - b^k in the widest float, so that b^k does not round to 1."""
     base = jnp.asarray(decay)
     return 1 - jax.lax.pow(base.astype(wide_dtype(base)), count)

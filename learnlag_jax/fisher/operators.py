@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,7 @@ class Operator:
         return jnp.trace(self.dense())
 
 
+@dataclass_transform(frozen_default=True)
 def _register(*, meta: tuple[str, ...] = ()):
     def decorate(cls):
         cls = dataclass(frozen=True)(cls)

@@ -20,7 +20,7 @@ from learnlag_jax import checks
 from learnlag_jax.fisher import structure as layout
 from learnlag_jax.fisher.moments import real_dtype
 from learnlag_jax.fisher.scores import wide_dtype
-from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
+from learnlag_jax.fisher.state import Bucket, FisherOptions, FisherState, unmeasured
 from learnlag_jax.fisher.step import Step
 from learnlag_jax.vocabulary import Array
 
@@ -87,7 +87,7 @@ def scale_by_fisher(
             jax.tree.unflatten(treedef, nu) if pairs else mu,
             # optax.tree.map_params calls init with an empty tree; one leaf here stands for all buckets of a real state
             _empty_buckets(plans, [leaf for _, leaf in present]) if pairs else jnp.zeros([]),
-            Diagnostics(*(jnp.zeros([], jnp.float32) for _ in range(4)), jnp.zeros([], jnp.int32)),
+            unmeasured(),
         )
 
     def update(updates, state, params=None, *, fisher_grads=None, **extra_args):

@@ -59,8 +59,28 @@ def qr_step(A: Array, Q: Array, ridge: float = 1e-3) -> Array:
     product = jnp.matmul(lifted, Q, precision=HIGHEST)
     scale = jnp.max(jnp.abs(product), axis=(-2, -1), keepdims=True)  # tiny gradients square to denormals
     safe = jnp.where(scale > 0, scale, jnp.ones_like(scale)).astype(A.dtype)
-    refreshed = jnp.linalg.qr(jnp.where(scale > 0, product / safe, Q))[0]
-    return jnp.where(jnp.isfinite(refreshed), refreshed, Q)
+    refreshed = orthonormal(jnp.where(scale > 0, product / safe, Q))
+    sound = jnp.all(jnp.isfinite(refreshed), axis=(-2, -1), keepdims=True)
+    return jnp.where(sound, refreshed, Q)
+
+
+def orthonormal(x: Array) -> Array:
+    """The Q of a QR decomposition of every matrix in the stack (K, d, d), taken as a constant by differentiation.
+
+    On CPU one matrix at a time, also under vmap: jaxlib 0.10's batched CPU `geqrf` can deadlock in its thread pool
+    (seen with stacks of 96 to 384 on two cores), and one by one is as fast.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import orthonormal
+        >>> q = orthonormal(jnp.array([[[2.0, 1.0], [0.0, 1.0]]]))
+        >>> [round(float(x), 6) for x in jnp.abs(q[0]).ravel()]
+        [1.0, 0.0, 0.0, 1.0]
+    """
+    one_by_one = jax.vmap(jax.custom_batching.sequential_vmap(lambda y: jnp.linalg.qr(y)[0]))
+    return jax.lax.platform_dependent(
+        jax.lax.stop_gradient(x), cpu=one_by_one, default=lambda stack: jnp.linalg.qr(stack)[0]
+    )
 
 
 class Fit(NamedTuple):

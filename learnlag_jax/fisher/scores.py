@@ -66,7 +66,7 @@ def example_count(batch: PyTree) -> int:
         "one common leading example axis of length >= 1",
         "stack the examples along axis 0",
     )
-    return sizes.pop()
+    return jnp.shape(jax.tree.leaves(batch)[0])[0]
 
 
 def categorical_outcomes(log_prob: Callable, classes: int, label: int = 1) -> Callable:
@@ -142,7 +142,7 @@ def weighted(
         m = p.size
         return Weighted(jax.tree.map(lambda x: x.reshape(m, 1, *x.shape[2:]), examples), p.reshape(m) / n)
     if estimator == "sampled":
-        batch = _resample(log_prob, params, batch, outcomes, sample, key)
+        batch = _resample(params, batch, outcomes, sample, key)
     group = n if estimator == "batch" and batch_size is None else batch_size or 1
     group = group if estimator == "batch" else 1
     checks.require(n % group == 0, "batch_size", group, f"a divisor of n = {n}", "drop the incomplete batch")
@@ -151,24 +151,26 @@ def weighted(
     return Weighted(grouped, jnp.full((n // group,), group / n, kind))
 
 
-def _resample(log_prob, params, batch, outcomes, sample, key):
+def _resample(params, batch, outcomes, sample, key):
     """Replace each example by one drawn from the model at the same input."""
-    checks.require(
-        key is not None and (sample is not None or outcomes is not None),
-        "estimator",
-        "'sampled' without key and sample or outcomes",
-        "key, and sample(params, example, key) or outcomes(params, example)",
-        "pass key=jax.random.key(0) and sample=...",
-    )
+    draw = sample or (outcomes and _drawer(outcomes))
+    if key is None or draw is None:
+        raise checks.InputError(
+            "estimator: got 'sampled' without key and sample or outcomes; expected a key, and sample(params, example, key) or "
+            "outcomes(params, example); pass key=jax.random.key(0) and sample=..."
+        )
+    keys = jax.random.split(key, example_count(batch))
+    drawn = jax.vmap(draw, (None, 0, 0))(params, batch, keys)
+    return jax.lax.stop_gradient(drawn)
 
+
+def _drawer(outcomes: Callable) -> Callable:
     def draw(params, example, key):
         examples, p = outcomes(params, example)
         chosen = jax.random.choice(key, p.shape[0], p=p)
         return jax.tree.map(lambda x: x[chosen], examples)
 
-    keys = jax.random.split(key, example_count(batch))
-    drawn = jax.vmap(sample or draw, (None, 0, 0))(params, batch, keys)
-    return jax.lax.stop_gradient(drawn)
+    return draw
 
 
 def group_log_probs(log_prob: Callable, examples: PyTree) -> Callable:

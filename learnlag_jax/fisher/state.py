@@ -5,6 +5,8 @@ One state serves every exponent. Comes from and goes to: `precondition`, `step`.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from learnlag_jax.vocabulary import Array, PyTree
 
 
@@ -75,6 +77,12 @@ class Diagnostics(NamedTuple):
     whitening: Array
     condition: Array
     skipped: Array
+
+
+def unmeasured() -> Diagnostics:
+    """Diagnostics before the first refresh."""
+    zero = jnp.zeros([], jnp.float32)
+    return Diagnostics(zero, zero, zero, zero, jnp.zeros([], jnp.int32))
 
 
 class FisherState(NamedTuple):

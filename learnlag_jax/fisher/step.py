@@ -29,7 +29,7 @@ class Step:
         self.keep = finite
         self.g = [u.astype(wide_dtype(u)) for u in updates]
         self.samples = None if samples is None else [x.astype(wide_dtype(x)) for x in samples]
-        forward = optax.safe_increment(state.count)
+        forward = jnp.asarray(optax.safe_increment(state.count))
         self.count = forward if finite is None else jnp.where(finite, forward, state.count)
         self.forward = forward
         self.c1, self.c2 = correction(b1, forward), correction(b2, forward)
@@ -48,7 +48,8 @@ class Step:
         skipped = self.state.diagnostics.skipped
         if self.keep is not None:
             skipped = skipped + jnp.where(self.keep, 0, 1).astype(jnp.int32)
-        return out, mu, nu, buckets, Diagnostics(kinetic, *measured, skipped)
+        staleness, whitening, condition = measured
+        return out, mu, nu, buckets, Diagnostics(kinetic, staleness, whitening, condition, skipped)
 
     # F: the running second moments of every axis, and of every coordinate of the basis.
 

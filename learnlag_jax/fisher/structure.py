@@ -7,7 +7,7 @@ Comes from: shapes. Goes to: `precondition`. Reference: MATH.md 7; Gupta et al. 
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,8 +140,9 @@ def is_sharded(x) -> bool:
 def explicit_spec(x):
     """The partition spec in the array's type, or None where the mesh is not explicit."""
     sharding = getattr(jax.typeof(x), "sharding", None) if isinstance(x, jax.Array) else None
-    explicit = sharding is not None and any("Explicit" in str(t) for t in sharding.mesh.axis_types)
-    return sharding.spec if explicit else None
+    if sharding is None or not any("Explicit" in str(t) for t in sharding.mesh.axis_types):
+        return None
+    return sharding.spec
 
 
 def bucket_slots(plans: list[Plan]) -> dict[int, list[tuple[int, int, int]]]:
@@ -161,7 +162,7 @@ def bucket_slots(plans: list[Plan]) -> dict[int, list[tuple[int, int, int]]]:
     return dict(sorted(slots.items()))
 
 
-def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], jax.tree_util.PyTreeDef]:
+def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], Any]:
     """Leaves with readable paths, None kept as a leaf so that a missing gradient keeps its place."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in pairs], treedef

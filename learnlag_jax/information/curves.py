@@ -7,6 +7,7 @@ Tokens of one window are dependent, so whole windows (or all windows of one docu
 of velocities (windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -97,12 +98,22 @@ def in_context_curve(v: Array, *, documents=None, replicates: int = 400, level: 
     checks.floating(v, "v")
     checks.require(min(v.shape) >= 2, "v", checks.describe(v), "at least 2 windows of 2 tokens", "cut more windows")
     checks.finite(v, "v")
-    draws = _counts(jax.random.key(0) if key is None else key, documents, v, replicates)
+    ids = np.arange(v.shape[0]) if documents is None else documents
+    checks.shape(ids, (v.shape[0],), "documents")
+    total = v.shape[0] if documents is None else int(np.max(np.asarray(documents))) + 1
+    key = jax.random.key(0) if key is None else key
+    return _in_context_curve(v, jnp.asarray(ids), key, total, replicates, level)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _in_context_curve(v: Array, ids: Array, key: Array, total: int, replicates: int, level: float) -> Curve:
+    draws = _counts(key, ids, total, replicates).astype(v.dtype)
     weights = draws / jnp.sum(draws, axis=1, keepdims=True)
     t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
     return _curve(t, jnp.mean(v, axis=0), weights @ v, level)
 
 
+@functools.partial(jax.jit, static_argnums=3)
 def _curve(t: Array, mean: Array, replicates: Array, level: float) -> Curve:
     tail = 50 * (1 - level)
     band = lambda x: jnp.percentile(x, jnp.asarray([tail, 100 - tail], x.dtype), axis=0)
@@ -186,15 +197,11 @@ def in_context_score(curve: Curve, *, early: int = 50, late: int = 500) -> Score
     return Score(curve.mean[late - 1] - curve.mean[early - 1], jnp.std(gap, ddof=1))
 
 
-def _counts(key, documents, v: Array, replicates: int) -> Array:
-    """How often each window appears in each draw, (R, W)."""
-    windows = v.shape[0]
-    ids = jnp.arange(windows) if documents is None else jnp.asarray(documents)
-    checks.shape(ids, (windows,), "documents")
-    total = windows if documents is None else int(np.max(np.asarray(documents))) + 1
+def _counts(key, ids: Array, total: int, replicates: int) -> Array:
+    """How often each window appears in each draw of `total` documents, (R, W)."""
     drawn = jax.random.randint(key, (replicates, total), 0, total)
     times = jax.vmap(lambda row: jnp.bincount(row, length=total))(drawn)
-    return times[:, ids].astype(v.dtype)
+    return times[:, ids]
 
 
 def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:
@@ -227,6 +234,11 @@ def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:
     """
     length = curve.mean.shape[0]
     checks.require(1 <= start <= length - 1, "start", start, f"1 .. {length - 1}", "leave at least two positions")
+    return _deceleration(curve, start)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _deceleration(curve: Curve, start: int) -> Deceleration:
     x = jnp.log(curve.t[start - 1 :].astype(curve.mean.dtype))
     weights = -(x - jnp.mean(x)) / jnp.sum((x - jnp.mean(x)) ** 2)
     contrast = jnp.dot(weights, curve.mean[start - 1 :])

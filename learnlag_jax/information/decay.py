@@ -8,6 +8,7 @@ For given shape (t0, b), tau or t0 the rest is linear, so only the shape is sear
 point. Comes from: `curves`. Reference: MATH.md section 1.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -102,6 +103,11 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
 
     Reference: MATH.md section 1.
     """
+    return _decay_fit(curve, level)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _decay_fit(curve: Curve, level: float) -> Decay:
     t = curve.t.astype(curve.mean.dtype)
     best, misfit = _power(t, curve.mean)
     many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
@@ -134,6 +140,11 @@ def compare_decays(curve: Curve) -> Comparison:
 
     Reference: MATH.md section 1; Akaike 1974.
     """
+    return _compare_decays(curve)
+
+
+@jax.jit
+def _compare_decays(curve: Curve) -> Comparison:
     t = curve.t.astype(curve.mean.dtype)
     T = t.shape[0]
 

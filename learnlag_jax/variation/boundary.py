@@ -41,8 +41,8 @@ class StationaryPath(NamedTuple):
 
     value: PyTree
     residual: PyTree
-    status: Array
-    steps: Array
+    status: Array | int
+    steps: Array | int
     index: Array
     conjugate: Array
     times: Array
@@ -143,7 +143,7 @@ def _interior_gradient(Ld: Callable, x0: Array, x1: Array, intervals: int) -> Ca
     return gradient
 
 
-def blocks(apply: Callable, shape: tuple[int, int], dtype) -> tuple[Array, Array]:
+def blocks(apply: Callable, shape: tuple[int, ...], dtype) -> tuple[Array, Array]:
     """Diagonal and upper blocks of a block-tridiagonal operator, (N, n, n) each, from 3 n products of coloured columns."""
     N, n = shape
     colour = (jnp.arange(N) % 3)[:, None]
@@ -179,14 +179,13 @@ def _eliminate(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Arra
 
 
 def _newton_step(f: Callable, x: Array):
-    """Newton's direction by block elimination, the size of the Hessian, and whether it was regular."""
+    """f(x), Newton's direction by block elimination, the size of the Hessian, and whether it was regular."""
     r, push = jax.linearize(f, x)
     diagonal, upper = blocks(push, x.shape, x.dtype)
     direction, _ = _eliminate(diagonal, upper, -r)
     regular = jnp.all(jnp.isfinite(direction))
-    away = -r / jnp.maximum(jnp.max(jnp.abs(r)), jnp.finfo(r.dtype).tiny) * (1 + jnp.max(jnp.abs(x)))
     size = jnp.max(jnp.sum(jnp.abs(diagonal), axis=2)) + 2 * jnp.max(jnp.sum(jnp.abs(upper), axis=2))
-    return jnp.where(regular, direction, away), size, regular
+    return r, jnp.where(regular, direction, newton.away(x, r)), size, regular
 
 
 def _tangent(g: Callable, y: Array) -> Array:

@@ -165,18 +165,22 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
-    E = discrete_euler_lagrange(Ld)
+    checked = checks.scalar_function(Ld, "Ld")
+    end, start = jax.grad(checked, 2), jax.grad(checked, 1)
     (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
-
-    def balance(k, x_prev, x, x_next):
-        q = fold(x_prev), fold(x), fold(x_next)
-        residual = E(k, *q) if force is None else trees.add(E(k, *q), force(k, *q))
-        return trees.ravel(residual)[0]
+    flat = lambda tree: trees.ravel(tree)[0]
 
     def step(carry, k):
         x_prev, x = carry
-        size = jax.lax.stop_gradient(jnp.max(jnp.abs(balance(k, x_prev, x, x)), initial=0.0))
-        found = newton.root(lambda y: balance(k, x_prev, x, y), 2 * x - x_prev, offset=size)
+        q_prev, q = fold(x_prev), fold(x)
+        momentum = flat(end(k - 1, q_prev, q))  # what the step before brings along; q_next has no part in it
+
+        def balance(y):
+            total = momentum + flat(start(k, q, fold(y)))
+            return total if force is None else total + flat(force(k, q_prev, q, fold(y)))
+
+        size = jax.lax.stop_gradient(jnp.max(jnp.abs(momentum), initial=0.0))
+        found = newton.root(balance, 2 * x - x_prev, offset=size)
         x_next = jnp.where(found.status == 0, found.value, jnp.nan)
         return (x, x_next), x_next
 

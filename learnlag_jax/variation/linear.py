@@ -110,12 +110,10 @@ def band(apply: Callable, n: int, dtype) -> tuple[Array, Array, Array]:
     """The three diagonals of a tridiagonal operator from three applications; (n,) each, padded with zero as LAPACK does."""
     colour = jnp.arange(n) % 3
     columns = [apply((colour == c).astype(dtype)) for c in range(3)]
-    pick = lambda shift: sum(
-        jnp.where((jnp.arange(n) + shift) % 3 == c, columns[c], jnp.zeros(n, dtype)) for c in range(3)
-    )
+    pick = lambda shift: jnp.select([(jnp.arange(n) + shift) % 3 == c for c in range(3)], columns)
     inside = jnp.arange(n)
     return (
-        jnp.where(inside > 0, pick(-1), 0),
+        jnp.where(inside > 0, pick(-1), jnp.zeros(n, dtype)),
         pick(0),
-        jnp.where(inside < n - 1, pick(1), 0),
+        jnp.where(inside < n - 1, pick(1), jnp.zeros(n, dtype)),
     )

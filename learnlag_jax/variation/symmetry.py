@@ -40,14 +40,14 @@ def noether(L: Callable, F: Callable, K: Callable | None = None, *, time: Callab
     Reference: MATH.md section 2; Noether 1918.
     """
     p, E = momentum(L), energy(L)
+    moved_time = time or (lambda s, t, q: t)
 
     def charge(t, q, v):
         t, q, v = local(t, q, v)
         zero, one = jnp.zeros((), t.dtype), jnp.ones((), t.dtype)
         dq = jax.jvp(lambda s: F(s, t, q), (zero,), (one,))[1]
-        total = trees.dot(p(t, q, v), dq)
-        if time is not None:
-            total = total - E(t, q, v) * jax.jvp(lambda s: time(s, t, q), (zero,), (one,))[1]
+        dt = jax.jvp(lambda s: moved_time(s, t, q), (zero,), (one,))[1]
+        total = trees.dot(p(t, q, v), dq) - E(t, q, v) * dt
         return total if K is None else total - K(t, q)
 
     return charge

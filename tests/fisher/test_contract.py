@@ -25,7 +25,8 @@ OURS = {
     "full": functools.partial(fisher_descent, structure="full", eps=1e-4),
 }
 ENTRIES = [
-    {"opt_name": name, "opt_kwargs": {"learning_rate": 1e-2}, "wrapper_name": None, "wrapper_kwargs": None} for name in OURS
+    {"opt_name": name, "opt_kwargs": {"learning_rate": 1e-2}, "wrapper_name": None, "wrapper_kwargs": None}
+    for name in OURS
 ]
 
 
