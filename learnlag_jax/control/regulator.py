@@ -1,5 +1,6 @@
 """The linear-quadratic regulator, checked at the door and answered with the residual of the equations it solves."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -80,6 +81,11 @@ def lqr(
     Reference: MATH.md section 5 ("LQR exact"); Bertsekas, Dynamic Programming and Optimal Control, chapter 3.
     """
     stages, Qn, qn, n = _arranged(A, B, Q, R, M, q, r, c, Qn, qn, horizon)
+    return _regulate(stages, Qn, qn, n, parallel)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _regulate(stages: Quadratic, Qn: Array, qn: Array, n: int, parallel: bool) -> Regulator:
     step_by_step = lambda: (sweep(stages, Qn, qn, jnp.zeros((), Qn.dtype)), jnp.int32(n))
     if not parallel:
         return _answer(stages, *step_by_step())

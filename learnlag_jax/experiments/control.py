@@ -3,6 +3,7 @@
 Comes from: the gymnasium tables FrozenLake-v1 (8 x 8) and Taxi-v4, and a pendulum to be swung up. Goes to: the report.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -88,64 +89,38 @@ def _pendulum(dt: float) -> control.Problem:
 def _swing_up(n: int) -> _Swing:
     problem = _pendulum(SECONDS / n)
     s0, theta = jnp.zeros(2, jnp.float64), jnp.asarray(GRAVITY, jnp.float64)
-    guess = 0.1 * jnp.sin(24.0 * jnp.arange(n, dtype=jnp.float64) / n)[:, None]
-    return _Swing(problem, s0, theta, SECONDS / n, control.solve(problem, s0, guess, theta, tol=1e-13))
+    guess = 0.1 * np.sin(24.0 * np.arange(n) / n)[:, None]
+    return _Swing(problem, s0, theta, SECONDS / n, _solved(problem, s0, guess, theta))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _solved(problem: control.Problem, s0, guess, theta) -> control.Trajectory:
+    return control.solve(problem, s0, guess, theta, tol=1e-13)
 
 
 def _left_hanging(swing: _Swing) -> control.Trajectory:
     """No torque at all: stationary by symmetry, and a saddle."""
-    return control.solve(swing.problem, swing.s0, jnp.zeros_like(swing.best.actions), swing.theta)
+    return _solved(swing.problem, swing.s0, np.zeros(swing.best.actions.shape), swing.theta)
 
 
-def _relative(x, scale) -> float:
-    return float(trees.max_abs(x)) / (1 + float(trees.max_abs(scale)))
+def _relative(x, scale):
+    return trees.max_abs(x) / (1 + trees.max_abs(scale))
 
 
 def _lagrangian_claims(swing: _Swing, settings: Settings) -> list[Claim]:
     """Identities that hold on every path, checked on a random one (eq. 8-14)."""
-    problem, s0, theta = swing.problem, swing.s0, swing.theta
     rng = np.random.default_rng(settings.seed)
     n = len(swing.best.actions)
-    states, lam = (jnp.asarray(rng.normal(size=(n + 1, 2))) for _ in range(2))
-    actions = jnp.asarray(rng.normal(size=(n, 1)))
+    states, lam = (rng.normal(size=(n + 1, 2)) for _ in range(2))
+    actions = rng.normal(size=(n, 1))
     tolerance, source = 64 * n * EPS, f"64 n eps, n = {n} steps, float64"
-    L, H = control.lagrangian(problem), control.hamiltonian(problem)
-
-    path = control.rollout(problem, s0, actions, theta)
-    J = control.total_reward(problem, s0, actions, theta)
-    on_path = [L(s0, p, actions, lam, theta) - J for p in (path, states)]
-
-    def regrouped(actions_of_H):
-        k = jnp.arange(n, dtype=jnp.int32)
-        each = jax.vmap(lambda s, a, c, k: H(s, a, c, k, theta))(states[:-1], actions_of_H, lam[1:], k)
-        ends = problem.terminal(states[-1], theta) - states[-1] @ lam[-1] + s0 @ lam[0]
-        return ends + jnp.sum(each - jnp.sum(states[:-1] * lam[:-1], 1))
-
-    whole = L(s0, states, actions, lam, theta)
-    eq11 = [_relative(regrouped(a) - whole, whole) for a in (actions, actions + 1)]
-
-    def pairing(weight):
-        s, a, c = states[0], actions[0], lam[1]
-        by_hand = problem.reward(s, a, 0, theta) + weight * problem.dynamics(s, a, 0, theta) @ c
-        return _relative(H(s, a, c, 0, theta) - by_hand, by_hand)
-
-    parts = control.stationarity(problem, s0, states, actions, lam, theta)
-    gradient = jax.grad(L, (3, 1, 2))(s0, states, actions, lam, theta)
-    mirrored = jax.grad(L, (3, 1, 2))(s0, states, actions, -lam, theta)
-    eq12 = [_relative(trees.subtract(tuple(parts), g), g) for g in (gradient, mirrored)]
-
-    along = control.costates(problem, path, actions, theta)
-    terminal_slope = jax.grad(problem.terminal)(path[-1], theta)
-    eq13 = [_relative(x - terminal_slope, terminal_slope) for x in (along[-1], along[-2])]
-    by_state, by_action = jax.grad(control.total_reward, (1, 2))(problem, s0, actions, theta)
-    dH = control.stationarity(problem, s0, path, actions, along, theta).action
-    late = control.stationarity(problem, s0, path, actions, jnp.roll(along, -1, 0), theta).action
-    eq14 = [_relative(x - by_state, by_state) for x in (along[0], along[1])]
+    identities = jax.jit(functools.partial(_identities, swing.problem))
+    on_path, pairing, eq11, eq12, eq13, eq14, eq15 = identities(swing.s0, states, actions, lam, swing.theta)
     return [
         claim(
             "eq. 8, 9",
             "On a path that obeys the dynamics the Lagrangian is the total reward, whatever the multipliers",
-            [_relative(x, J) for x in on_path],
+            on_path,
             tolerance,
             source,
             "states that do not obey the dynamics",
@@ -153,7 +128,7 @@ def _lagrangian_claims(swing: _Swing, settings: Settings) -> list[Claim]:
         claim(
             "eq. 10",
             "H = r + f' lambda, the function that generates everything below",
-            [pairing(1.0), pairing(0.5)],
+            pairing,
             tolerance,
             source,
             "half the pairing",
@@ -194,7 +169,7 @@ def _lagrangian_claims(swing: _Swing, settings: Settings) -> list[Claim]:
         claim(
             "eq. 14, 15",
             "The gradient of the total reward by each action is dH/da",
-            [_relative(x - by_action, by_action) for x in (dH, late)],
+            eq15,
             tolerance,
             source,
             "costates one step late",
@@ -202,19 +177,60 @@ def _lagrangian_claims(swing: _Swing, settings: Settings) -> list[Claim]:
     ]
 
 
+def _identities(problem: control.Problem, s0, states, actions, lam, theta) -> tuple:
+    """Residuals of eq. 8 to 15 on any path, each beside that of a broken version."""
+    n = len(actions)
+    L, H = control.lagrangian(problem), control.hamiltonian(problem)
+    path = control.rollout(problem, s0, actions, theta)
+    J = control.total_reward(problem, s0, actions, theta)
+    whole = L(s0, states, actions, lam, theta)
+
+    def regrouped(actions_of_H):
+        k = jnp.arange(n, dtype=jnp.int32)
+        each = jax.vmap(lambda s, a, c, k: H(s, a, c, k, theta))(states[:-1], actions_of_H, lam[1:], k)
+        ends = problem.terminal(states[-1], theta) - states[-1] @ lam[-1] + s0 @ lam[0]
+        return ends + jnp.sum(each - jnp.sum(states[:-1] * lam[:-1], 1))
+
+    def pairing(weight):
+        s, a, c = states[0], actions[0], lam[1]
+        by_hand = problem.reward(s, a, 0, theta) + weight * problem.dynamics(s, a, 0, theta) @ c
+        return _relative(H(s, a, c, 0, theta) - by_hand, by_hand)
+
+    parts = control.stationarity(problem, s0, states, actions, lam, theta)
+    gradient = jax.grad(L, (3, 1, 2))(s0, states, actions, lam, theta)
+    mirrored = jax.grad(L, (3, 1, 2))(s0, states, actions, -lam, theta)
+    along = control.costates(problem, path, actions, theta)
+    terminal_slope = jax.grad(problem.terminal)(path[-1], theta)
+    by_state, by_action = jax.grad(control.total_reward, (1, 2))(problem, s0, actions, theta)
+    dH = control.stationarity(problem, s0, path, actions, along, theta).action
+    late = control.stationarity(problem, s0, path, actions, jnp.roll(along, -1, 0), theta).action
+    return (
+        [_relative(L(s0, p, actions, lam, theta) - J, J) for p in (path, states)],
+        [pairing(1.0), pairing(0.5)],
+        [_relative(regrouped(a) - whole, whole) for a in (actions, actions + 1)],
+        [_relative(trees.subtract(tuple(parts), g), g) for g in (gradient, mirrored)],
+        [_relative(x - terminal_slope, terminal_slope) for x in (along[-1], along[-2])],
+        [_relative(x - by_state, by_state) for x in (along[0], along[1])],
+        [_relative(x - by_action, by_action) for x in (dH, late)],
+    )
+
+
 def _optimum_claims(swing: _Swing) -> list[Claim]:
     """What holds at the optimum: stationarity, and costates as gradients of the optimal value (eq. 15-18)."""
     problem, s0, theta, best = swing.problem, swing.s0, swing.theta, swing.best
     n = len(best.actions)
     tolerance, source = 64 * n * EPS, f"64 n eps x (1 + largest costate), n = {n}, float64"
-    parts = [
-        control.stationarity(problem, s0, best.states, best.actions + shift, best.costates, theta)
-        for shift in (0.0, 1e-6)
-    ]
-    eq15 = [_relative(part, best.costates) for part in parts]
-    solved = jax.jit(lambda s: control.solve(problem, s, best.actions, theta, tol=1e-13).value)
-    slope = jax.grad(solved)(s0)
-    eq16 = [_relative(x - slope, slope) for x in (best.costates[0], best.costates[1])]
+
+    @jax.jit
+    def moved(shift):
+        parts = control.stationarity(problem, s0, best.states, best.actions + shift, best.costates, theta)
+        return _relative(parts, best.costates)
+
+    eq15 = [moved(shift) for shift in (0.0, 1e-6)]
+    slope = jax.jit(jax.grad(lambda s: control.solve(problem, s, best.actions, theta, tol=1e-13).value))(s0)
+    costates, slope = np.asarray(best.costates), np.asarray(slope)
+    apart = lambda x, y: np.max(np.abs(x - y)) / (1 + np.max(np.abs(y)))
+    eq16 = [apart(costates[k], slope) for k in (0, 1)]
 
     half = n // 2
     rest = control.Problem(
@@ -222,14 +238,14 @@ def _optimum_claims(swing: _Swing) -> list[Claim]:
         lambda s, a, k, th: problem.dynamics(s, a, k + half, th),
         problem.terminal,
     )
-    tail = jax.jit(lambda s: control.solve(rest, s, best.actions[half:], theta, tol=1e-13).value)
-    middle = best.states[half]
-    eq17 = [_relative(best.costates[half] - jax.grad(tail)(s), best.costates[half]) for s in (middle, middle + 0.1)]
-    k = jnp.arange(half, dtype=jnp.int32)
-    before = jnp.sum(
-        jax.vmap(lambda s, a, k: problem.reward(s, a, k, theta))(best.states[:half], best.actions[:half], k)
-    )
-    eq18 = [abs(float(best.value - before - tail(s))) / (1 + abs(float(best.value))) for s in (middle, middle + 0.1)]
+    tail = jax.jit(jax.value_and_grad(lambda s: control.solve(rest, s, best.actions[half:], theta, tol=1e-13).value))
+    middle = np.asarray(best.states[half])
+    values, slopes = zip(*(map(np.asarray, tail(s)) for s in (middle, middle + 0.1)), strict=True)
+    eq17 = [apart(slope, costates[half]) for slope in slopes]
+    reward = jax.jit(jax.vmap(lambda s, a, k: problem.reward(s, a, k, theta)))
+    k = np.arange(half, dtype=np.int32)
+    before = np.sum(reward(np.asarray(best.states)[:half], np.asarray(best.actions)[:half], k))
+    eq18 = [abs(float(best.value) - before - value) / (1 + abs(float(best.value))) for value in values]
     flow = 1e-13 * n / float(best.pivot)
     wide = f"solver tolerance 1e-13 x n = {n} / smallest pivot {float(best.pivot):.2g} of the reduced Hessian"
     return [
@@ -270,7 +286,7 @@ def _optimum_claims(swing: _Swing) -> list[Claim]:
 
 def _regulator(dt: float):
     """ds/dt = a, cost s^2 + a^2 for all time: V = s^2, HJB gradient 2 s; the discrete costate at s = 1 after a long horizon."""
-    one = jnp.ones((1, 1), jnp.float64)
+    one = np.ones((1, 1))
     steps = round(12 / dt)
     return 2 * float(control.lqr(one, dt * one, 2 * dt * one, 2 * dt * one, horizon=steps).P[0, 0, 0]) / 2
 

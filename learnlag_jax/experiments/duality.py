@@ -75,9 +75,14 @@ def _task(components: int) -> Task:
     # a prior of one standard deviation keeps the fit finite: the classes can be separated
     log_prob = lambda q, example: _logistic(q, *example) - q @ q / (2 * len(y))
     loss = lambda q: -jnp.mean(jax.vmap(log_prob, (None, 0))(q, (features, labels)))
-    fitted = _minimum(loss, jnp.zeros(features.shape[1]))
-    F = fisher.fisher_information(lambda q, e: _logistic(q, *e), fitted, (features, labels), damping=1e-3)
-    return Task(loss, F.power(0.5).dense(), jnp.zeros_like(fitted), dataset)
+
+    @jax.jit
+    def mass(q):
+        F = fisher.fisher_information(lambda q, e: _logistic(q, *e), q, (features, labels), damping=1e-3)
+        return F.power(0.5).dense()
+
+    start = np.zeros(features.shape[1])
+    return Task(loss, mass(_minimum(loss, start)), jnp.asarray(start), dataset)
 
 
 def _logistic(q, x, y):
@@ -153,22 +158,21 @@ def _flows(L, H, task: Task, steps: int, h: float) -> Flows:
 def _transforms(task: Task, L, H):
     rng = np.random.default_rng(0)
     q, p = (jnp.asarray(rng.normal(size=(16, task.start.size))) for _ in range(2))
-    values = jax.vmap(lambda q, p: H(0.0, q, p))(q, p)
-    kinetic = lambda M: jax.vmap(lambda q, p: p @ jnp.linalg.solve(M, p) / 2 + task.loss(q))(q, p)
-    relative = lambda x, y: float(jnp.max(jnp.abs(x - y)) / jnp.max(jnp.abs(y)))
-    condition = float(jnp.linalg.cond(task.mass))
-    back = variation.lagrangian(H)
-    again = jax.vmap(lambda q, v: back(0.0, q, v))(q, p)
-    once = jax.vmap(lambda q, v: L(0.0, q, v))(q, p)
+    at_all = lambda f: np.asarray(jax.jit(jax.vmap(f, (None, 0, 0)))(0.0, q, p))
+    values, again, once = at_all(H), at_all(variation.lagrangian(H)), at_all(L)
+    potential = np.asarray(jax.jit(jax.vmap(task.loss))(q))
+    kinetic = lambda M: np.einsum("np,np->n", p, np.linalg.solve(M, np.asarray(p).T).T) / 2 + potential
+    relative = lambda x, y: float(np.max(np.abs(x - y)) / np.max(np.abs(y)))
+    condition = float(np.linalg.cond(task.mass))
     return (
         Claim(
             "eq. 21",
             "H = p'v - L at the v that solves dL/dv = p is p'M^-1p/2 + V(q), for a real log-likelihood.",
-            relative(values, kinetic(task.mass)),
+            relative(values, kinetic(np.asarray(task.mass))),
             64 * condition * EPS,
             f"64 eps(float64) x condition number {condition:.0f} of M",
             "the mass left out (M = I)",
-            relative(values, kinetic(jnp.eye(task.start.size))),
+            relative(values, kinetic(np.eye(task.start.size))),
         ),
         Claim(
             "eq. 4, 21",
@@ -183,10 +187,10 @@ def _transforms(task: Task, L, H):
 
 
 def _trajectories(task: Task, flows: Flows, h: float):
-    size = float(jnp.max(jnp.abs(flows.lagrange)))
-    gap = lambda a, b: float(jnp.max(jnp.abs(a - b))) / size
+    size = float(np.max(np.abs(flows.lagrange)))
+    gap = lambda a, b: float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) / size
     steps = len(flows.times)
-    tolerance = 64 * steps * float(jnp.linalg.cond(task.mass)) * EPS
+    tolerance = 64 * steps * float(np.linalg.cond(task.mass)) * EPS
     source = f"64 eps(float64) x {steps} steps x condition number of M"
     return (
         Claim(
@@ -225,8 +229,9 @@ def _control(task: Task, steps: int) -> Duel:
     The time is half of a quarter period of the fastest oscillation at the start: past a quarter period the path that
     solves both is no longer a maximum of the reward.
     """
-    inverse = jnp.linalg.inv(task.mass)
-    fastest = jnp.sqrt(jnp.max(jnp.linalg.eigvals(inverse @ jax.hessian(task.loss)(task.start)).real))
+    inverse = np.linalg.inv(task.mass)
+    stiffness = np.asarray(jax.jit(jax.hessian(task.loss))(task.start))
+    fastest = np.sqrt(np.max(np.linalg.eigvals(inverse @ stiffness).real))
     h = float(np.pi / 4 / fastest / steps)
 
     def move(state, _):
@@ -235,23 +240,20 @@ def _control(task: Task, steps: int) -> Duel:
         q = q + h * inverse @ p
         return (q, p), (q, p)
 
-    start = task.start, jnp.zeros_like(task.start)
-    _, later = jax.lax.scan(move, start, length=steps)
-    q, p = (jnp.concatenate([x[None], xs]) for x, xs in zip(start, later, strict=True))
-
-    def solved(mass):
-        problem = control.Problem(
-            lambda s, a, k, theta: h * (task.loss(s) - a @ mass @ a / 2),
-            lambda s, a, k, theta: s + h * a,
-            lambda s, theta: p[-1] @ s,
-        )
-        return jax.jit(lambda q: control.solve(problem, q, jnp.zeros((steps, q.size))))(task.start)
-
-    return Duel(q, p, solved(task.mass), solved(jnp.eye(task.start.size)))
+    start = np.asarray(task.start), np.zeros(task.start.size)
+    _, later = jax.jit(lambda start: jax.lax.scan(move, start, length=steps))(start)
+    q, p = (np.concatenate([x[None], xs]) for x, xs in zip(start, later, strict=True))
+    problem = control.Problem(
+        lambda s, a, k, mass: h * (task.loss(s) - a @ mass @ a / 2),
+        lambda s, a, k, mass: s + h * a,
+        lambda s, mass: p[-1] @ s,
+    )
+    solved = jax.jit(lambda mass, q: control.solve(problem, q, jnp.zeros((steps, q.size)), mass))
+    return Duel(q, p, solved(task.mass, task.start), solved(jnp.eye(task.start.size), task.start))
 
 
 def _costates(task: Task, duel: Duel):
-    gap = lambda a, b: float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+    gap = lambda a, b: float(np.max(np.abs(np.asarray(a) - b)) / np.max(np.abs(b)))
     steps = len(duel.q) - 1
     converged = EPS ** (2 / 3) * steps * float(jnp.linalg.cond(task.mass))
     source = f"tolerance of the solver eps^(2/3) x {steps} steps x condition number of M"

@@ -171,7 +171,7 @@ def discrete_residuals(params, batches, steps: int, beta: float = 0.9, eta: floa
         return optax.chain(precondition, optax.ema(beta, debias=False), optax.scale_by_learning_rate(eta))
 
     batch = jax.tree.map(lambda a: a[0], batches)
-    start, fold = jax.jit(trees.ravel)(params)
+    start, fold = trees.ravel(params)
 
     def worst(make, start, batch):
         loss = lambda q: network_loss(fold(q), batch)
