@@ -82,7 +82,7 @@ def chapter(settings: Settings) -> Chapter:
 
 def _sizes(quick: bool):
     if quick:
-        return models.Config(width=64, layers=2, heads=4, context=64), 300, 16, 2048
+        return models.Config(width=64, layers=2, heads=4, context=64), 300, 16, 3072
     return models.Config(width=96, layers=3, heads=4, context=96), 900, 16, 4096
 
 

@@ -65,15 +65,15 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def walk(names: Sequence[str], quick: bool, seed: int) -> list[Chapter]:
-    """Run the named chapters, two at a time, with a clock for each and a bar for every long loop inside.
+    """Run the named chapters, three at a time, with a clock for each and a bar for every long loop inside.
 
-    Most of a chapter's time is compilation on one thread, so two chapters side by side use two cores.
+    Most of a chapter's time is compilation on one thread, so chapters side by side use the cores that one leaves idle.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(2) as pool:
+    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(3) as pool:
 
         def track(items, label):
             sized = list(items)
