@@ -73,9 +73,17 @@ def fisher_information(
     checks.require(
         structure in STRUCTURES, "structure", repr(structure), "one of " + ", ".join(STRUCTURES), "choose one"
     )
-    examples, w = weighted(
-        log_prob, params, batch, estimator, outcomes=outcomes, sample=sample, key=key, batch_size=batch_size
-    )
+    data = {"outcomes": outcomes, "sample": sample, "batch_size": batch_size}
+    return _fisher_information(log_prob, params, batch, estimator, structure, krylov, **data, key=key, damping=damping)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("log_prob", "estimator", "structure", "krylov", "outcomes", "sample", "batch_size")
+)
+def _fisher_information(
+    log_prob, params, batch, estimator, structure, krylov, *, damping, **data
+) -> operators.Operator:
+    examples, w = weighted(log_prob, params, batch, estimator, **data)
     if structure == "matrix_free":
         bare = operators.MatrixFreeFisher(params, examples, w, jnp.zeros((), w.dtype), log_prob, krylov)
         ridge = _ridge(bare, damping)

@@ -21,7 +21,7 @@ from learnlag_jax.fisher import structure as layout
 from learnlag_jax.fisher.moments import real_dtype
 from learnlag_jax.fisher.scores import wide_dtype
 from learnlag_jax.fisher.state import Bucket, FisherOptions, FisherState, unmeasured
-from learnlag_jax.fisher.step import Step
+from learnlag_jax.fisher.step import begin
 from learnlag_jax.vocabulary import Array
 
 SOURCES = ("batch", "per_example", "sampled")
@@ -97,7 +97,7 @@ def scale_by_fisher(
         present = [pairs[i] for i in live]
         plans = layout.plan_leaves(structure, present, **limits)
         mu, nu = (jax.tree.flatten(tree, is_leaf=lambda x: x is None)[0] for tree in (state.mu, state.nu))
-        step = Step(
+        step = begin(
             plans, [leaf for _, leaf in present], _source(fisher, updates, fisher_grads), state, b1, b2, options
         )
         out, new_mu, new_nu, buckets, diagnostics = step.run(

@@ -13,6 +13,7 @@ written. Comes from: `log_prob(params, example)`. Goes to: the report, `testing.
 Reference: MATH.md 6; White 1982; Takeuchi 1976.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -97,7 +98,13 @@ def stationarity(
     Reference: MATH.md 6; eq. 26-30.
     """
     checks.floating(params, "params")
-    n = example_count(batch)
+    values = {name: options.pop(name) for name in ("key", "damping") if name in options}
+    return _stationarity(log_prob, estimator, tuple(sorted(options.items())), params, batch, values)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _stationarity(log_prob, estimator, choices, params, batch, values) -> Stationarity:
+    n, options = example_count(batch), dict(choices) | values
     flat, fold = trees.ravel(params)
     size = flat.size
 

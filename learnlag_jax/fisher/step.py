@@ -4,6 +4,8 @@ Comes from: `precondition`. Not public. Reference: MATH.md 7; eq. 31, 32.
 """
 
 import functools
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +16,39 @@ from learnlag_jax.fisher import roots
 from learnlag_jax.fisher import structure as layout
 from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
 from learnlag_jax.fisher.scores import wide_dtype
-from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions
+from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
 from learnlag_jax.vocabulary import Array
 
 
+@dataclass(frozen=True)
 class Step:
-    """One update, leaf by leaf, with every basis refreshed in a single branch."""
+    """One update, leaf by leaf, with every basis refreshed in a single branch; made by `begin`.
 
-    def __init__(self, plans, updates, samples, state, b1, b2, options):
-        self.plans, self.updates, self.options, self.state = plans, updates, options, state
-        self.b1, self.b2 = b1, b2
-        self.specs = [layout.explicit_spec(u) if layout.is_sharded(u) else None for u in updates]
-        finite = trees.all_finite([updates, samples or []]) if options.skip_nonfinite else None
-        self.keep = finite
-        self.g = [u.astype(wide_dtype(u)) for u in updates]
-        self.samples = None if samples is None else [x.astype(wide_dtype(x)) for x in samples]
-        forward = jnp.asarray(optax.safe_increment(state.count))
-        self.count = forward if finite is None else jnp.where(finite, forward, state.count)
-        self.forward = forward
-        self.c1, self.c2 = correction(b1, forward), correction(b2, forward)
-        self.slots = layout.bucket_slots(plans)
+    Attributes:
+        plans, specs: what happens to each leaf, and how it is split over an explicit mesh.
+        updates, g: the gradients as given, and in the dtype of the moments.
+        samples: the gradients that define F where they are not `g`.
+        keep: true where every gradient is finite; None where nobody asked.
+        forward, count: steps counting this one; and the counter after it, which stands still on a skipped step.
+        c1, c2: bias corrections.
+        slots: which factor of which leaf lives in which bucket.
+    """
+
+    plans: list[layout.Plan]
+    specs: list[Any]
+    updates: list[Array]
+    g: list[Array]
+    samples: list[Array] | None
+    state: FisherState
+    b1: Any
+    b2: Any
+    options: FisherOptions
+    keep: Array | None
+    forward: Array
+    count: Array
+    c1: Array
+    c2: Array
+    slots: dict[int, list[tuple[int, int, int]]]
 
     def run(self, mu, nu, exponent, eps):
         mu = [moment(g, m, self.b1, self.keep) for g, m in zip(self.g, mu, strict=True)]
@@ -57,11 +72,10 @@ class Step:
         """The gradients that define F for leaf i as (S, K, d_1, .., d_r), S samples."""
         plan = self.plans[i]
         x = self.g[i][None] if self.samples is None else self.samples[i].reshape(-1, *plan.shape)
-        return layout.view(plan, self._gathered(x, lead=True))
+        return layout.view(plan, self._gathered(x))
 
-    def _gathered(self, x, lead=False):
+    def _gathered(self, x):
         """Under an explicit mesh the factors need whole axes: gather, the inverse of `_placed`."""
-        del lead
         return jax.sharding.reshard(x, jax.P(*[None] * x.ndim)) if layout.is_sharded(x) else x
 
     def _placed(self, i, x):
@@ -225,6 +239,30 @@ class Step:
 
         when = due if self.slots else self.count % self.options.refresh == 0
         return jax.lax.cond(when, measure, lambda: self.state.diagnostics.kinetic)
+
+
+def begin(plans, updates, fisher_grads, state: FisherState, b1, b2, options: FisherOptions) -> Step:
+    """Everything that does not depend on the leaf, traced once and outside every branch."""
+    wide = lambda x: x.astype(wide_dtype(x))
+    keep = trees.all_finite([updates, fisher_grads or []]) if options.skip_nonfinite else None
+    forward = jnp.asarray(optax.safe_increment(state.count))
+    return Step(
+        plans=plans,
+        specs=[layout.explicit_spec(u) if layout.is_sharded(u) else None for u in updates],
+        updates=updates,
+        g=[wide(u) for u in updates],
+        samples=None if fisher_grads is None else [wide(x) for x in fisher_grads],
+        state=state,
+        b1=b1,
+        b2=b2,
+        options=options,
+        keep=keep,
+        forward=forward,
+        count=forward if keep is None else jnp.where(keep, forward, state.count),
+        c1=correction(b1, forward),
+        c2=correction(b2, forward),
+        slots=layout.bucket_slots(plans),
+    )
 
 
 def _measure(buckets):

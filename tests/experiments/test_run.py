@@ -19,7 +19,7 @@ import pytest
 
 from learnlag_jax import InputError, SolveError
 from learnlag_jax.checks import RunDirError
-from learnlag_jax.experiments import checkpoint, run
+from learnlag_jax.experiments import checkpoint, program, run
 from tests.experiments import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -217,9 +217,9 @@ def test_skips_that_are_not_in_a_row_do_not_end_it(compiled, tmp_path):
 def test_the_same_run_on_eight_devices_then_one_then_two(undisturbed, tmp_path):
     stop = lambda k, seen: lambda: seen.append(1) or len(seen) >= k
     for count, k in ((8, 10), (1, 10), (2, 99)):
-        program = tiny.program(devices=jax.devices()[:count], shard_parameters=count == 8)
+        compiled = tiny.program(devices=jax.devices()[:count], shard_parameters=count == 8)
         with contextlib.suppress(run.Interrupted):
-            done = tiny.train(tmp_path, program, stop=stop(k, []))
+            done = tiny.train(tmp_path, compiled, stop=stop(k, []))
     np.testing.assert_allclose(done.curve.losses, undisturbed.curve.losses, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(done.curve.errors, undisturbed.curve.errors, rtol=1e-5)
 
@@ -235,7 +235,7 @@ def test_parameters_are_split_where_asked(tmp_path):
     carry = tiny.program(wide, devices=jax.devices(), shard_parameters=True).init(0, tiny.SETTINGS)
     assert carry.params["big"].addressable_shards[0].data.shape == (2, 2)
     assert carry.state[0].mu["big"].addressable_shards[0].data.shape == (2, 2)
-    assert run.state_bytes(carry) == 2 * 4 * (15 + 3 + 32) + 4
+    assert program.state_bytes(carry) == 2 * 4 * (15 + 3 + 32) + 4
 
 
 def test_a_batch_that_does_not_divide_is_refused():
