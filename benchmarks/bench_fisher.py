@@ -73,7 +73,9 @@ def main() -> None:
         "optax.scale_by_adam": optax.scale_by_adam(),
         "optax.contrib.scale_by_muon": optax.contrib.scale_by_muon(),
     }
-    rows += contend(f"{text}: diagonal", {k: (peers | ours)[k] for k in ("optax.scale_by_adam", "scale_by_fisher diagonal")}, big)
+    rows += contend(
+        f"{text}: diagonal", {k: (peers | ours)[k] for k in ("optax.scale_by_adam", "scale_by_fisher diagonal")}, big
+    )
     matrix = ("optax.contrib.scale_by_muon", "scale_by_fisher one_sided", "scale_by_fisher eigen")
     rows += contend(f"{text}: matrices", {k: (peers | ours)[k] for k in matrix}, big)
     many = leaves([(64, 64), (64, 256), (256, 64), (64,), (256,)], 100)
@@ -82,7 +84,9 @@ def main() -> None:
     adam = next(row.compile for row in rows[::-1] if row.name == "optax.scale_by_adam")
     remarks = [f"Compile time of 100 leaves over Adam's: {row.name} {row.compile / adam:.2f}" for row in rows[-3:]]
     counted, needed = flops(ours["scale_by_fisher eigen"], big), STEPS * 6 * eigen_needs(*shape)
-    remarks.append(f"eigen: XLA counts {counted:.3g} operations (library calls for QR not included), the method needs {needed:.3g}")
+    remarks.append(
+        f"eigen: XLA counts {counted:.3g} operations (library calls for QR not included), the method needs {needed:.3g}"
+    )
     save("bench_fisher", [Row(*row) for row in rows], remarks)
 
 

@@ -7,8 +7,10 @@
 Where paths meet, TD lets each continue along all the others, so it averages over many more paths than were walked.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -92,17 +94,22 @@ def path_values(
         checks.require(low >= -1 and high < count, "states", f"{low} .. {high}", f"-1 .. {count - 1}", "raise count")
     checks.finite(rewards, "rewards")
     dtype = jnp.result_type(rewards)
-    on = states >= 0
+    as_number = lambda x: jnp.asarray(x, dtype)
+    return _path_values(count, states, rewards, as_number(discount), as_number(blend), as_number(tol), max_steps)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _path_values(count: int, states: Array, rewards: Array, discount, blend, tol, max_steps) -> Averages:
+    dtype, on = rewards.dtype, states >= 0
     place = jnp.where(on, states, 0)
     visits = jnp.zeros(count, dtype).at[place].add(on.astype(dtype))
-    discount, blend_ = jnp.asarray(discount, dtype), jnp.asarray(blend, dtype)
 
     def targets(v):
         after = jnp.concatenate([jnp.where(on, v[place], 0)[:, 1:], jnp.zeros_like(rewards[:, :1])], 1)
 
         def back(G, now):
             r, v_next, here, next_on = now
-            G = r + discount * jnp.where(next_on, (1 - blend_) * v_next + blend_ * G, 0)
+            G = r + discount * jnp.where(next_on, (1 - blend) * v_next + blend * G, 0)
             G = jnp.where(here, G, 0)
             return G, G
 

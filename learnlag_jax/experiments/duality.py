@@ -249,7 +249,9 @@ def _control(task: Task, steps: int) -> Duel:
         lambda s, mass: p[-1] @ s,
     )
     solved = jax.jit(lambda mass, q: control.solve(problem, q, jnp.zeros((steps, q.size)), mass))
-    return Duel(q, p, solved(task.mass, task.start), solved(jnp.eye(task.start.size), task.start))
+    return Duel(
+        jnp.asarray(q), jnp.asarray(p), solved(task.mass, task.start), solved(jnp.eye(task.start.size), task.start)
+    )
 
 
 def _costates(task: Task, duel: Duel):

@@ -231,7 +231,7 @@ def walk_scaled(g, scale: float, exponent: float):
     return np.asarray(walk(optimiser, live)[-1])
 
 
-def walk(optimiser: optax.GradientTransformation, gradients: jax.Array) -> jax.Array:
+def walk(optimiser: optax.GradientTransformation, gradients) -> jax.Array:
     """What an optimiser of one flat vector makes of recorded gradients, (n, P)."""
 
     def step(state, row):

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from learnlag_jax.experiments.claims import Chapter, Claim, Figure, Table
+from learnlag_jax.experiments.claims import Chapter, Claim, Dataset, Figure, Table
 from learnlag_jax.experiments.figures import Picture
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -62,18 +62,25 @@ def html(chapters: Sequence[Chapter], pictures: Mapping[str, Picture], facts: Ma
     """The whole page as text."""
     sections = "\n".join(_chapter(chapter, pictures) for chapter in chapters)
     links = "".join(f'<a href="#{escape(c.name)}">{escape(c.title)}</a>' for c in chapters)
+    header = f"""<h1>Learning as stationary paths: what was derived, and the residuals that prove it</h1>
+<p class="lead">Each statement below is an equation of “Physics of Learning” (Guo and Schölkopf, arXiv 2509.21049), derived from
+one scalar function by automatic differentiation and checked on real data. Beside each stands a <em>negative control</em>:
+the same check on a formula broken on purpose, which must fail.</p>
+{_verdict(chapters)}<nav>{links}</nav>{_legend()}"""
+    inputs = [dataset for chapter in chapters for dataset in chapter.inputs]
+    return frame("learnlag report", header, sections, facts, inputs)
+
+
+def frame(title: str, header: str, main: str, facts: Mapping[str, str], inputs: Sequence[Dataset]) -> str:
+    """A whole page around HTML that is already escaped."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>learnlag report</title><style>{STYLE}</style></head><body>
-<header><h1>Learning as stationary paths: what was derived, and the residuals that prove it</h1>
-<p class="lead">Each statement below is an equation of “Physics of Learning” (Guo and Schölkopf, arXiv 2509.21049), derived from
-one scalar function by automatic differentiation and checked on real data. Beside each stands a <em>negative control</em>:
-the same check on a formula broken on purpose, which must fail.</p>
-{_verdict(chapters)}<nav>{links}</nav>{_legend()}</header>
-<main>{sections}</main>
-<footer><h2 id="run">This run</h2>{_facts(facts)}{_inputs(chapters)}</footer></body></html>
+<title>{escape(title)}</title><style>{STYLE}</style></head><body>
+<header>{header}</header>
+<main>{main}</main>
+<footer><h2 id="run">This run</h2>{_facts(facts)}{_inputs(inputs)}</footer></body></html>
 """
 
 
@@ -92,8 +99,8 @@ def _legend() -> str:
 
 def _chapter(chapter: Chapter, pictures: Mapping[str, Picture]) -> str:
     parts = [f'<section id="{escape(chapter.name)}"><h2>{escape(chapter.title)}</h2><p>{escape(chapter.lead)}</p>']
-    parts += [_figure(figure, pictures[figure.name]) for figure in chapter.figures]
-    parts += [_table(table) for table in chapter.tables]
+    parts += [figure_html(figure, pictures[figure.name]) for figure in chapter.figures]
+    parts += [table_html(table) for table in chapter.tables]
     parts += ["<h3>Claims</h3>", *map(_claim, chapter.claims)]
     if chapter.honest:
         parts += ["<h3>Where the paper and the mathematics differ</h3>", *(_honest(*pair) for pair in chapter.honest)]
@@ -130,7 +137,8 @@ def _scale(claim: Claim, low: float = -18.0, high: float = 4.0) -> str:
 <circle cx="{r:.1f}" cy="16" r="5.5" fill="{colour}"/></svg>"""
 
 
-def _figure(figure: Figure, picture: Picture) -> str:
+def figure_html(figure: Figure, picture: Picture) -> str:
+    """One figure with its caption, the picture inside the page."""
     source = base64.b64encode(picture.png).decode()
     return (
         f'<figure><img alt="{escape(figure.alt)}" src="data:image/png;base64,{source}">'
@@ -138,7 +146,8 @@ def _figure(figure: Figure, picture: Picture) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def table_html(table: Table) -> str:
+    """One table; columns of numbers stand right."""
     numeric = [bool(column) and not any(isinstance(x, str) for x in column) for column in zip(*table.rows, strict=True)]
     kind = [' class="n"' if right else "" for right in numeric or [False] * len(table.header)]
     head = "".join(f"<th{k}>{escape(cell)}</th>" for k, cell in zip(kind, table.header, strict=True))
@@ -159,8 +168,8 @@ def _facts(facts: Mapping[str, str]) -> str:
     return '<p class="facts">' + " · ".join(f"{escape(key)} {escape(value)}" for key, value in facts.items()) + "</p>"
 
 
-def _inputs(chapters: Sequence[Chapter]) -> str:
-    inputs = {dataset.name: dataset for chapter in chapters for dataset in chapter.inputs}
+def _inputs(datasets: Sequence[Dataset]) -> str:
+    inputs = {dataset.name: dataset for dataset in datasets}
     row = lambda d: (
         f"<tr><td>{escape(d.name)}</td><td>{escape(d.source)} ({escape(d.licence)})</td><td class='facts'>{d.sha256}</td></tr>"
     )

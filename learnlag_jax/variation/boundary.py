@@ -7,6 +7,7 @@ elimination carry its signature: the number of negative eigenvalues of all D_k i
 descent on the action would run away from the answer. Comes from: `discrete`. Reference: MATH.md section 7; Milnor, Morse Theory.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -98,8 +99,14 @@ def stationary_path(
     checks.same_structure(q1, q0, "q1", "q0")
     if not checks.is_traced(t0, t1):
         checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
+    dtype = trees.ravel(q0)[0].dtype
+    ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    return _stationary_path(L, intervals, rule, stages, guess, max_steps, *ends)
+
+
+@functools.partial(jax.jit, static_argnums=range(6))
+def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t1) -> StationaryPath:
     (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
-    t0, t1 = jnp.asarray(t0, x0.dtype), jnp.asarray(t1, x0.dtype)
     share = jnp.linspace(0, 1, intervals + 1, dtype=x0.dtype)
     times = t0 + (t1 - t0) * share
     shifted = lambda t, x, v: L(t0 + t, fold(x), fold(v))

@@ -6,6 +6,7 @@ Such integrators are symplectic and keep discrete momenta, to rounding, at any s
 discrete one (an optimiser's, in the room `fisher`). Goes to: `boundary`. Reference: MATH.md section 7; Marsden and West 2001.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -165,6 +166,11 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
+    return _integrate(Ld, steps, force, q0, q1)
+
+
+@functools.partial(jax.jit, static_argnums=range(3))
+def _integrate(Ld: Callable, steps: int, force: Callable | None, q0: PyTree, q1: PyTree) -> PyTree:
     checked = checks.scalar_function(Ld, "Ld")
     end, start = jax.grad(checked, 2), jax.grad(checked, 1)
     (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)

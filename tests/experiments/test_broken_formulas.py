@@ -10,7 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "learnlag_jax"
 BREAKS = [
-    ("information", "information/kinematics.py", "    return jnp.diff(v, axis=-1)\n", "    return -jnp.diff(v, axis=-1)\n"),
+    (
+        "information",
+        "information/kinematics.py",
+        "    return jnp.diff(v, axis=-1)\n",
+        "    return -jnp.diff(v, axis=-1)\n",
+    ),
     ("information", "information/decay.py", "penalty = jnp.asarray([8, 6, 6]", "penalty = jnp.asarray([8000, 6, 6]"),
     ("fermat", "fermat/equivalence.py", "1 - value / worst if tight", "1 - value / (2 * worst) if tight"),
     ("fermat", "fermat/learning_time.py", "jnp.argmax(below), interp", "jnp.argmin(below), interp"),
