@@ -3,6 +3,7 @@
 Comes from: mass matrices, Newton steps. Goes to: `motion`, `newton`, `boundary`. Not public.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -24,20 +25,49 @@ def solve(A: Array, b: Array) -> tuple[Array, Array]:
         x shaped like b, NaN where A is singular; `singular` if the pivots span 1/(4 n eps) or more, `ill_conditioned` if
         they leave less than a quarter of the digits.
     """
-    n, eps = A.shape[0], jnp.finfo(A.dtype).eps
+    n = A.shape[0]
+    if n <= UNROLLED:
+        x, status = solve_entries([[A[i, j] for j in range(n)] for i in range(n)], [b[i] for i in range(n)])
+        return jnp.stack(x), status
     rows = _reciprocal(jnp.max(jnp.abs(A), axis=1))
     columns = _reciprocal(jnp.max(jnp.abs(A) * rows[:, None], axis=0))
     scaled = A * rows[:, None] * columns[None, :]
     weigh = lambda w, x: x * (w if x.ndim == 1 else w[:, None])
-    y, pivots = (_unrolled if n <= UNROLLED else _lu)(scaled, weigh(rows, b))
-    spread = jnp.min(jnp.abs(pivots)) / jnp.max(jnp.abs(pivots))
+    lu, _, _ = jax.lax.linalg.lu(jax.lax.stop_gradient(scaled))
+    pivots = jnp.abs(jnp.diagonal(lu))
+    singular, status = _verdict(jnp.all(jnp.isfinite(A)), jnp.min(pivots) / jnp.max(pivots), n)
+    x = weigh(columns, jnp.linalg.solve(scaled, weigh(rows, b)))
+    return jnp.where(singular, jnp.nan, x), status
+
+
+def solve_entries(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
+    """`solve` with every entry its own scalar: no array is ever built, so a batch of systems is one fused loop.
+
+    Two equations go by Cramer's rule: |ad - bc| / (|ad| + |bc|) does not depend on units either.
+    """
+    n = len(b)
+    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(x) for row in A for x in row])
+    rows = [_reciprocal(_largest(row)) for row in A]
+    A = [[x * r for x in row] for row, r in zip(A, rows, strict=True)]
+    b = [x * r for x, r in zip(b, rows, strict=True)]
+    x, spread = _cramer(A, b) if n == 2 else _eliminate(A, b)
+    singular, status = _verdict(finite, spread, n)
+    return [jnp.where(singular, jnp.nan, y) for y in x], status
+
+
+def _verdict(finite: Array, spread: Array, n: int) -> tuple[Array, Array]:
+    """Whether the pivots' spread (smallest / largest) leaves any digit of the solution, and the status."""
+    eps = jnp.finfo(spread.dtype).eps
     singular = ~(spread > 4 * n * eps)  # also true for NaN
-    status = first_failure(
-        status_where(~jnp.all(jnp.isfinite(A)), Status.nonfinite_derivative),
+    return singular, first_failure(
+        status_where(~finite, Status.nonfinite_derivative),
         status_where(singular, Status.singular),
         status_where(spread < eps**0.75, Status.ill_conditioned),
     )
-    return jnp.where(singular, jnp.nan, weigh(columns, y)), status
+
+
+def _largest(entries: list[Array]) -> Array:
+    return functools.reduce(jnp.maximum, [jnp.abs(x) for x in entries])
 
 
 def _reciprocal(x: Array) -> Array:
@@ -45,30 +75,35 @@ def _reciprocal(x: Array) -> Array:
     return jax.lax.stop_gradient(jnp.where(positive, 1 / jnp.where(positive, x, 1), 1))
 
 
-def _lu(A: Array, b: Array) -> tuple[Array, Array]:
-    lu, _, permutation = jax.lax.linalg.lu(jax.lax.stop_gradient(A))
-    return jnp.linalg.solve(A, b), jnp.diagonal(lu)
+def _cramer(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
+    """Two equations without a branch; the determinant's share of its own terms says how many digits it has."""
+    (p, q), (r, s) = A
+    determinant, inverse = p * s - q * r, 1 / (p * s - q * r)
+    x = [(s * b[0] - q * b[1]) * inverse, (p * b[1] - r * b[0]) * inverse]
+    return x, jnp.abs(determinant) / (jnp.abs(p * s) + jnp.abs(q * r))
 
 
-def _unrolled(A: Array, b: Array) -> tuple[Array, Array]:
-    """Gaussian elimination with partial pivoting, written out."""
-    n = A.shape[0]
-    rows = [[*(A[i, j] for j in range(n)), b[i]] for i in range(n)]
+def _eliminate(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
+    """Gaussian elimination with partial pivoting, written out; columns are scaled here, the caller scaled the rows."""
+    n = len(b)
+    columns = [_reciprocal(_largest([row[j] for row in A])) for j in range(n)]
+    rows = [[*(x * c for x, c in zip(row, columns, strict=True)), right] for row, right in zip(A, b, strict=True)]
     for k in range(n):
         for i in range(k + 1, n):
             larger = jnp.abs(rows[i][k]) > jnp.abs(rows[k][k])
-            rows[k], rows[i] = (
-                [jnp.where(larger, x, y) for x, y in zip(rows[i], rows[k], strict=True)],
-                [jnp.where(larger, y, x) for x, y in zip(rows[i], rows[k], strict=True)],
-            )
+            pairs = list(zip(rows[k][k:], rows[i][k:], strict=True))
+            rows[k][k:] = [jnp.where(larger, y, x) for x, y in pairs]
+            rows[i][k:] = [jnp.where(larger, x, y) for x, y in pairs]
         for i in range(k + 1, n):
             factor = rows[i][k] / rows[k][k]
-            rows[i] = [x - factor * y for x, y in zip(rows[i], rows[k], strict=True)]
+            rows[i][k:] = [y - factor * x for x, y in zip(rows[k][k:], rows[i][k:], strict=True)]
     solution: list = [None] * n
     for k in reversed(range(n)):
-        known = sum((rows[k][j] * solution[j] for j in range(k + 1, n)), jnp.zeros_like(rows[k][n]))
-        solution[k] = (rows[k][n] - known) / rows[k][k]
-    return jnp.stack(solution), jnp.stack([rows[k][k] for k in range(n)])
+        known = [rows[k][j] * solution[j] for j in range(k + 1, n)]
+        solution[k] = functools.reduce(jnp.subtract, known, rows[k][n]) / rows[k][k]
+    pivots = [jnp.abs(rows[k][k]) for k in range(n)]
+    spread = functools.reduce(jnp.minimum, pivots) / functools.reduce(jnp.maximum, pivots)
+    return [x * c for x, c in zip(solution, columns, strict=True)], spread
 
 
 def conjugate_gradient(apply: Callable, b: Array, *, steps: int | None = None) -> tuple[Array, Array]:

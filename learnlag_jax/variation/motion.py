@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.variation import linear
@@ -87,18 +88,41 @@ def motion(
             return trees.ravel(trees.add(E(t, q, v, fold(a)), push))[0]
 
         rest = trees.ravel(trees.zeros_like(q))[0]
-        start, push_mass = jax.linearize(balance, rest)
-        minus = lambda x: -push_mass(x)
-        if constraint is None:
-            a, status = _solved(minus, start, mass)
-            multipliers, reaction = jnp.zeros((0,), rest.dtype), jnp.zeros_like(rest)
+        multipliers, reaction = jnp.zeros((0,), rest.dtype), jnp.zeros_like(rest)
+        if constraint is None and mass == "dense" and rest.size <= linear.UNROLLED:
+            a, status = _written_out(L, push, t, q, v)
         else:
-            a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
+            start, push_mass = jax.linearize(balance, rest)
+            minus = lambda x: -push_mass(x)
+            if constraint is None:
+                a, status = _solved(minus, start, mass)
+            else:
+                a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
         failed = jnp.any(jnp.isnan(a))
-        residual = fold(jnp.where(failed, start, balance(a) + reaction))
+        residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
         return Motion(fold(a), residual, status, jnp.int32(1), multipliers)
 
     return instant
+
+
+def _written_out(L: Callable, push: PyTree, t, q: PyTree, v: PyTree) -> tuple[Array, Array]:
+    """Few coordinates: every entry of M and of the right side is its own scalar, by forward mode, one loop for a batch."""
+    x, fold = trees.ravel(q)
+    axes = [fold(e) for e in np.eye(x.size, dtype=x.dtype)]
+    along = lambda f, point, direction: jax.jvp(f, point, direction)[1]
+    checked = checks.scalar_function(L, "L")
+
+    def momentum(e):
+        return lambda t, q, v: along(lambda v: checked(t, q, v), (v,), (e,))
+
+    force = [along(lambda q: checked(t, q, v), (q,), (e,)) for e in axes]
+    rate = [along(lambda t, q, e=e: momentum(e)(t, q, v), (t, q), (jnp.ones_like(t), v)) for e in axes]
+    half = [[along(lambda v, e=e: momentum(e)(t, q, v), (v,), (d,)) for d in axes[: i + 1]] for i, e in enumerate(axes)]
+    M = [[half[max(i, j)][min(i, j)] for j in range(x.size)] for i in range(x.size)]
+    extra = trees.ravel(push)[0]
+    right = [f - r + extra[i] for i, (f, r) in enumerate(zip(force, rate, strict=True))]
+    a, status = linear.solve_entries(M, right)
+    return jnp.stack(a), status
 
 
 def _solved(apply: Callable, b: Array, mass: str) -> tuple[Array, Array]:
