@@ -108,7 +108,7 @@ def motion(
 def _written_out(L: Callable, push: PyTree, t, q: PyTree, v: PyTree) -> tuple[Array, Array]:
     """Few coordinates: every entry of M and of the right side is its own scalar, by forward mode, one loop for a batch."""
     x, fold = trees.ravel(q)
-    axes = [fold(e) for e in np.eye(x.size, dtype=x.dtype)]
+    axes = [fold(jnp.asarray(e)) for e in np.eye(x.size, dtype=x.dtype)]
     along = lambda f, point, direction: jax.jvp(f, point, direction)[1]
     checked = checks.scalar_function(L, "L")
 
