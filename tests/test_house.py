@@ -70,6 +70,7 @@ def test_no_file_outgrows_its_room():
 
 
 def _public():
+    seen = set()
     for name in ("learnlag_jax", "learnlag_jax.testing", *(f"learnlag_jax.{room}" for room in ROOMS)):
         module = importlib.import_module(name)
         names = getattr(module, "__all__", None) or [
@@ -77,7 +78,8 @@ def _public():
         ]
         for public in names:
             thing = getattr(module, public)
-            if not inspect.ismodule(thing):
+            if not inspect.ismodule(thing) and id(thing) not in seen:
+                seen.add(id(thing))
                 yield pytest.param(thing, id=f"{name.removeprefix('learnlag_jax.')}.{public}")
 
 
@@ -94,6 +96,13 @@ def test_public_names_have_a_docstring_with_an_example_that_runs(thing):
         report = []
         runner.run(test, out=report.append)
         assert not report, "".join(report)
+
+
+def test_the_map_names_every_room_and_every_headline():
+    rooms = {name for name in learnlag_jax.__all__ if inspect.ismodule(getattr(learnlag_jax, name))}
+    assert rooms >= set(ROOMS)
+    words = set(re.findall(r"\w+", learnlag_jax.__doc__))
+    assert set(learnlag_jax.__all__) <= words, set(learnlag_jax.__all__) - words
 
 
 def _lowering(room: str):
