@@ -73,7 +73,8 @@ def stationary_path(
         t0, t1: end times, t0 < t1.
         intervals: N >= 2; the error of the path falls as N^-2 (N^(-2 stages) with "gauss").
         rule, stages: of the discrete Lagrangian.
-        guess: `guess(t)` -> coordinates, where the search begins; the straight line if left out.
+        guess: `guess(t)` -> coordinates, where the search begins; the straight line if left out. Long or unstable paths
+            (a status that is not 0) need one of roughly the right shape.
         max_steps: limit on Newton steps.
 
     Returns:
