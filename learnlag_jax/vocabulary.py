@@ -40,6 +40,7 @@ class Status(enum.IntEnum):
     infeasible = 13
     out_of_domain = 14
     not_reached = 15
+    inconsistent = 16
 
     @property
     def sentence(self) -> str:
@@ -64,6 +65,7 @@ _SENTENCES = {
     Status.infeasible: "no admissible choice exists; relax the constraints",
     Status.out_of_domain: "no point of the function's domain has the slope asked for",
     Status.not_reached: "the threshold was not reached within the budget; the time is a lower bound",
+    Status.inconsistent: "the answer does not solve the equation: the structure declared is not the one there is",
 }
 
 

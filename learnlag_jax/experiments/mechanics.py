@@ -1,7 +1,7 @@
-"""The chapter "mechanics": the physics the paper builds on (eq. 2-4), derived from five scalars and checked.
+"""The chapter "mechanics": the physics the paper builds on (eq. 2-4), derived from scalars and checked.
 
 Fermat's ray, Hamilton's principle and the Legendre transform, on systems whose answers are known: a ray in a medium, two
-soap films, a double pendulum, Kepler's circle, a relativistic particle.
+soap films, a double pendulum, Kepler's circle, a relativistic particle, and those of `mechanics_systems`.
 """
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import variation
+from learnlag_jax.experiments import mechanics_systems
 from learnlag_jax.experiments.claims import Chapter, Claim, Figure, Settings
 
 EPS = float(np.finfo(np.float64).eps)
@@ -20,6 +21,7 @@ def chapter(settings: Settings) -> Chapter:
     """Rays, motions, transforms; no data, only mathematics."""
     steps = 1000 if settings.quick else 4000
     ray, films, run = _ray(), _films(), _double_pendulum(steps)
+    famous = mechanics_systems.solve()
     return Chapter(
         "mechanics",
         "Mechanics: the principles the paper builds on",
@@ -30,8 +32,9 @@ def chapter(settings: Settings) -> Chapter:
             *_hamilton(run),
             *_index(films),
             *_legendre(),
+            *mechanics_systems.claims(famous),
         ),
-        (_still_figure(ray, films), _motion_figure(run)),
+        (_still_figure(ray, films), _motion_figure(run), *mechanics_systems.figures(famous)),
         (),
         (
             (

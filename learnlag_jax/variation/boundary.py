@@ -73,7 +73,8 @@ def stationary_path(
         t0, t1: end times, t0 < t1.
         intervals: N >= 2; the error of the path falls as N^-2 (N^(-2 stages) with "gauss").
         rule, stages: of the discrete Lagrangian.
-        guess: `guess(t)` -> coordinates, where the search begins; the straight line if left out.
+        guess: `guess(t)` -> coordinates, where the search begins; the straight line if left out. Long or unstable paths
+            (a status that is not 0) need one of roughly the right shape.
         max_steps: limit on Newton steps.
 
     Returns:
@@ -151,30 +152,36 @@ def _interior_gradient(Ld: Callable, x0: Array, x1: Array, intervals: int) -> Ca
 
 
 def blocks(apply: Callable, shape: tuple[int, ...], dtype) -> tuple[Array, Array]:
-    """Diagonal and upper blocks of a block-tridiagonal operator, (N, n, n) each, from 3 n products of coloured columns."""
+    """Row sums A_k + B_k + B_{k-1}' and upper blocks B_k of a block-tridiagonal operator, (N, n, n) each, from 4 n products."""
     N, n = shape
     colour = (jnp.arange(N) % 3)[:, None]
-    probes = jnp.stack(
-        [(colour == c).astype(dtype) * jnp.eye(n, dtype=dtype)[j][None] for c in range(3) for j in range(n)]
-    )
-    columns = jax.vmap(apply)(probes).reshape(3, n, N, n)
-    pick = lambda shift: jnp.moveaxis(columns, 1, -1)[(jnp.arange(N) + shift) % 3, jnp.arange(N)]
-    return pick(0), pick(1)
+    masks = [jnp.ones((N, 1), dtype), *((colour == c).astype(dtype) for c in range(3))]
+    probes = jnp.stack([mask * jnp.eye(n, dtype=dtype)[j][None] for mask in masks for j in range(n)])
+    columns = jnp.moveaxis(jax.vmap(apply)(probes).reshape(4, n, N, n), 1, -1)
+    k = jnp.arange(N)
+    return columns[0], jnp.where((k < N - 1)[:, None, None], columns[1 + (k + 1) % 3, k], 0)
 
 
-def _eliminate(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Array]:
-    """Solve the symmetric block-tridiagonal system, and the pivot blocks D_k = A_k - B_{k-1}' D_{k-1}^-1 B_{k-1}."""
-    zero = jnp.zeros_like(diagonal[0])
+def _eliminate(sums: Array, upper: Array, right: Array) -> tuple[Array, Array]:
+    """Solve the symmetric block-tridiagonal system, and the pivot blocks D_k = A_k - B_{k-1}' D_{k-1}^-1 B_{k-1}.
+
+    B is of the order 1 / h and D + B of the order 1 / (t - t0): the difference, which holds the potential, would be lost in
+    float32 with a few hundred intervals. With U = D + B from the row sums, U_k = sums_k - B_{k-1}' D_{k-1}^-1 U_{k-1}, no
+    digits cancel (the idea of Grassmann, Taksar and Heyman 1985).
+    """
+    zero = jnp.zeros_like(sums[0])
 
     def forward(carry, now):
-        D_inverse_B, D_inverse_y, B = carry
-        A, B_next, r = now
-        D = A - B.T @ D_inverse_B
+        D_inverse_U, D_inverse_y, B = carry
+        row, B_next, r = now
+        U = row - B.T @ D_inverse_U
+        D = U - B_next
         # two solves: the matrix must not become linear in the right side, or reverse mode could not transpose the scan
-        carry = linear.solve(D, B_next)[0], linear.solve(D, r - B.T @ D_inverse_y)[0], B_next
-        return carry, (D, carry[0], carry[1])
+        both = linear.solve(D, jnp.concatenate([U, B_next], axis=1))[0]
+        Dy = linear.solve(D, r - B.T @ D_inverse_y)[0]
+        return (both[:, : len(U)], Dy, B_next), (D, both[:, len(U) :], Dy)
 
-    _, (D, DB, Dy) = jax.lax.scan(forward, (zero, right[0] * 0, zero), (diagonal, upper, right))
+    _, (D, DB, Dy) = jax.lax.scan(forward, (zero, right[0] * 0, zero), (sums, upper, right))
 
     def backward(x_next, now):
         DB, Dy = now
@@ -188,10 +195,10 @@ def _eliminate(diagonal: Array, upper: Array, right: Array) -> tuple[Array, Arra
 def _newton_step(f: Callable, x: Array):
     """f(x), Newton's direction by block elimination, the size of the Hessian, and whether it was regular."""
     r, push = jax.linearize(f, x)
-    diagonal, upper = blocks(push, x.shape, x.dtype)
-    direction, _ = _eliminate(diagonal, upper, -r)
+    sums, upper = blocks(push, x.shape, x.dtype)
+    direction, _ = _eliminate(sums, upper, -r)
     regular = jnp.all(jnp.isfinite(direction))
-    size = jnp.max(jnp.sum(jnp.abs(diagonal), axis=2)) + 2 * jnp.max(jnp.sum(jnp.abs(upper), axis=2))
+    size = jnp.max(jnp.sum(jnp.abs(sums), axis=2)) + 4 * jnp.max(jnp.sum(jnp.abs(upper), axis=2))
     return r, jnp.where(regular, direction, newton.away(x, r)), size, regular
 
 

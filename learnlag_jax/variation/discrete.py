@@ -1,12 +1,11 @@
-"""Discrete mechanics: an action that is a sum, and integrators that make it stationary exactly.
+"""Discrete mechanics: an action that is a sum, its momenta and its residual.
 
     S = sum_k L_d(k, q_k, q_{k+1})      0 = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1})
 
-Such integrators are symplectic and keep discrete momenta, to rounding, at any step. Comes from: a Lagrangian, or directly a
-discrete one (an optimiser's, in the room `fisher`). Goes to: `boundary`. Reference: MATH.md section 7; Marsden and West 2001.
+Comes from: a Lagrangian, or directly a discrete one (an optimiser's, in the room `fisher`). Goes to: `integrator`, `boundary`,
+`symmetry`. Reference: MATH.md section 7; Marsden and West 2001.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -106,16 +105,84 @@ def _lagrange_basis(stages: int) -> tuple[np.ndarray, np.ndarray]:
     return powers @ inverse, slopes @ inverse
 
 
-def discrete_euler_lagrange(Ld: Callable) -> Callable:
-    """The residual of a discrete path: the gradient of the discrete action with respect to one position.
+def discrete_action(Ld: Callable, path: PyTree) -> Array:
+    """The action of a sampled path.
 
-        E_k = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1})
+        S = sum over k of L_d(k, q_k, q_{k+1})
 
     Args:
         Ld: `Ld(k, q0, q1)` -> scalar.
+        path: positions q_0 .. q_N, leading axis N + 1 on every leaf.
 
     Returns:
-        `E(k, q_prev, q, q_next)`, shaped like q; zero on a stationary discrete path. A discrete force adds to it.
+        The action, a scalar; its gradient at the interior positions is `discrete_euler_lagrange`.
+
+    Raises:
+        InputError: fewer than two positions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import discrete_action, discrete_lagrangian
+        >>> Ld = discrete_lagrangian(lambda t, q, v: v**2 / 2 - q, 1.0)
+        >>> float(discrete_action(Ld, jnp.array([0.0, 1.0, 1.0])))  # (1/2 - 1/2) + (0 - 1)
+        -1.0
+
+    Reference: MATH.md section 7; Marsden and West 2001, section 1.3.
+    """
+    path = jax.tree.map(jnp.asarray, path)
+    steps = min((len(x) for x in jax.tree.leaves(path)), default=0) - 1
+    checks.require(steps >= 1, "path", f"{steps + 1} positions", "at least two", "sample it more often")
+    starts, ends = (jax.tree.map(lambda x, s=s: x[s : s + steps], path) for s in (0, 1))
+    return jnp.sum(jax.vmap(checks.scalar_function(Ld, "Ld"))(jnp.arange(steps, dtype=jnp.int32), starts, ends))
+
+
+def discrete_momenta(Ld: Callable, force: Callable | None = None) -> Callable:
+    """The momenta at both ends of one step: the discrete Legendre transforms.
+
+        p_k = -D_1 L_d(k, q_k, q_{k+1}) - f_k        p_{k+1} = D_2 L_d(k, q_k, q_{k+1}) + g_k
+
+    Args:
+        Ld: `Ld(k, q0, q1)` -> scalar.
+        force: `force(k, q0, q1)` -> (f, g), the impulses at both ends of the step, as `discrete_force` makes them.
+
+    Returns:
+        `momenta(k, q0, q1)` -> (p at the start, p at the end), shaped like q.
+
+    Example:
+        >>> from learnlag_jax.variation import discrete_lagrangian, discrete_momenta
+        >>> momenta = discrete_momenta(discrete_lagrangian(lambda t, q, v: v**2 / 2 - q, 1.0))
+        >>> [float(p) for p in momenta(0, 0.0, 2.0)]  # a body falls: 2 +- h / 2
+        [2.5, 1.5]
+
+    Reference: Marsden and West 2001, eq. 1.5.1 and 3.2.4.
+    """
+    slopes = jax.grad(checks.scalar_function(Ld, "Ld"), (1, 2))
+
+    def momenta(k, q0, q1):
+        q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+        minus, end = slopes(k, q0, q1)
+        start = trees.scale(-1.0, minus)
+        if force is None:
+            return start, end
+        first, last = force(k, q0, q1)
+        return trees.subtract(start, first), trees.add(end, last)
+
+    return momenta
+
+
+def discrete_euler_lagrange(Ld: Callable, force: Callable | None = None) -> Callable:
+    """The residual of a discrete path: the gradient of the discrete action with respect to one position.
+
+        E_k = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1}) + g_{k-1} + f_k
+
+    The momentum that arrives at q_k minus the momentum that leaves it.
+
+    Args:
+        Ld: `Ld(k, q0, q1)` -> scalar.
+        force: `force(k, q0, q1)` -> (f, g), the impulses at both ends of a step, as `discrete_force` makes them.
+
+    Returns:
+        `E(k, q_prev, q, q_next)`, shaped like q; zero on a stationary discrete path.
 
     Example:
         >>> from learnlag_jax.variation import discrete_euler_lagrange, discrete_lagrangian
@@ -123,72 +190,12 @@ def discrete_euler_lagrange(Ld: Callable) -> Callable:
         >>> float(E(1, 1.0, 1.0, 0.0))  # Verlet: q_next = 2 q - q_prev - h^2 q
         0.0
 
-    Reference: MATH.md section 7; Marsden and West 2001, eq. 1.3.3.
+    Reference: MATH.md section 7; Marsden and West 2001, eq. 1.3.3 and 3.2.2.
     """
-    checked = checks.scalar_function(Ld, "Ld")
-    end, start = jax.grad(checked, 2), jax.grad(checked, 1)
+    momenta = discrete_momenta(Ld, force)
 
     def residual(k, q_prev, q, q_next):
-        q_prev, q, q_next = jax.tree.map(jnp.asarray, (q_prev, q, q_next))
-        return trees.add(end(k - 1, q_prev, q), start(k, q, q_next))
+        arrives, leaves = momenta(k - 1, q_prev, q)[1], momenta(k, q, q_next)[0]
+        return trees.subtract(arrives, leaves)
 
     return residual
-
-
-def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callable | None = None) -> PyTree:
-    """Follow the stationary discrete path that starts with q0, q1.
-
-        0 = D_2 L_d(k-1, q_{k-1}, q_k) + D_1 L_d(k, q_k, q_{k+1}) + force_k,   solved for q_{k+1}, k = 1 .. steps
-
-    Args:
-        Ld: `Ld(k, q0, q1)` -> scalar, a step from k to k + 1.
-        q0, q1: the first two positions, pytrees of real arrays.
-        steps: how many positions to add.
-        force: `force(k, q_prev, q, q_next)` -> discrete force (impulse of one step), shaped like q.
-
-    Returns:
-        Positions q_1, q_2, ..., q_{steps + 1}: q1 first, leading axis steps + 1. NaN from the first step that could not be
-        solved. Differentiable in q0, q1 and whatever Ld closes over.
-
-    Raises:
-        InputError: fewer than one step; q1 unlike q0.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax.variation import discrete_lagrangian, integrate
-        >>> Ld = discrete_lagrangian(lambda t, q, v: v**2 / 2 - q**2 / 2, 1.0, rule="trapezoid")
-        >>> integrate(Ld, jnp.array(1.0), jnp.array(1.0), 3).tolist()
-        [1.0, 0.0, -1.0, -1.0]
-
-    Reference: MATH.md section 7; Marsden and West 2001.
-    """
-    checks.require(steps >= 1, "steps", steps, "at least 1", "raise it")
-    q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
-    checks.floating(q0, "q0")
-    checks.same_structure(q1, q0, "q1", "q0")
-    return _integrate(Ld, steps, force, q0, q1)
-
-
-@functools.partial(jax.jit, static_argnums=range(3))
-def _integrate(Ld: Callable, steps: int, force: Callable | None, q0: PyTree, q1: PyTree) -> PyTree:
-    checked = checks.scalar_function(Ld, "Ld")
-    end, start = jax.grad(checked, 2), jax.grad(checked, 1)
-    (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
-    flat = lambda tree: trees.ravel(tree)[0]
-
-    def step(carry, k):
-        x_prev, x = carry
-        q_prev, q = fold(x_prev), fold(x)
-        momentum = flat(end(k - 1, q_prev, q))  # what the step before brings along; q_next has no part in it
-
-        def balance(y):
-            total = momentum + flat(start(k, q, fold(y)))
-            return total if force is None else total + flat(force(k, q_prev, q, fold(y)))
-
-        size = jax.lax.stop_gradient(jnp.max(jnp.abs(momentum), initial=0.0))
-        found = newton.root(balance, 2 * x - x_prev, offset=size)
-        x_next = jnp.where(found.status == 0, found.value, jnp.nan)
-        return (x, x_next), x_next
-
-    _, later = jax.lax.scan(step, (x0, x1), jnp.arange(1, steps + 1, dtype=jnp.int32))
-    return jax.vmap(fold)(jnp.concatenate([x1[None], later]))

@@ -100,18 +100,64 @@ def energy_momentum(density: Callable) -> Callable:
     return tensor
 
 
+def field_current(density: Callable, F: Callable, K: Callable | None = None) -> Callable:
+    """The current that a symmetry of a field conserves.
+
+        j^i = dl/d(du_i) . dF/ds - K^i at s = 0,   sum_i d_i j^i = 0 where E = 0
+
+    Args:
+        density: `l(x, u, du)` -> scalar, as in `field_euler_lagrange`.
+        F: `F(s, x, u)` -> moved field, F(0, x, u) = u, which changes l by the divergence of K. (Shifts of x have their own
+            currents: the columns of `energy_momentum`.)
+        K: `K(x, u)` -> (d,); zero if left out.
+
+    Returns:
+        `j(u)`, a function of x (d,) with value (d,).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.variation import field_current
+        >>> wave = lambda x, u, du: (du[0] ** 2 - du[1] ** 2) / 2
+        >>> j = field_current(wave, lambda s, x, u: u + s)(lambda x: jnp.sin(x[1] - x[0]))
+        >>> [round(float(x), 6) for x in j(jnp.array([0.0, 0.0]))]  # (u_t, -u_x)
+        [-1.0, -1.0]
+
+    Reference: Noether 1918; Goldstein, Classical Mechanics 13.7.
+    """
+    flux_of = jax.grad(checks.scalar_function(density, "density"), 2)
+
+    def current(u):
+        def at(x):
+            x = _point(x)
+            value, zero = u(x), jnp.zeros((), x.dtype)
+            flux = flux_of(x, value, jax.jacfwd(u)(x))
+            change = jax.jvp(lambda s: F(s, x, value), (zero,), (jnp.ones_like(zero),))[1]
+            pair = lambda f, c: jnp.ravel(c) @ f.reshape(-1, x.size)
+            terms = jax.tree.leaves(jax.tree.map(pair, flux, change))
+            total = sum(terms[1:], terms[0])
+            return total if K is None else total - K(x, value)
+
+        return at
+
+    return current
+
+
 def lattice_residual(density: Callable, spacing: Array) -> Callable:
     """The gradient of the action of a field on a grid: the exact residual of the discrete problem.
 
         S = sum over cells of l(x, u, du) prod(spacing),   u and du at the centre of the cell from its 2^d corners
 
     Args:
-        density: `l(x, u, du)` -> scalar, for a scalar field.
+        density: `l(x, u, du)` -> scalar, as in `field_euler_lagrange`.
         spacing: (d,) distances between grid points.
 
     Returns:
-        `residual(u)` for u on a grid with d axes: dS/du / prod(spacing), same shape; boundary entries hold the boundary
-        terms and are to be ignored where u is fixed. It tends to `field_euler_lagrange` at second order.
+        `residual(u)` for u with d grid axes, followed by the axes of its components, or a pytree of such: dS/du /
+        prod(spacing), same shape; boundary entries hold the boundary terms and are to be ignored where u is fixed. It
+        tends to `field_euler_lagrange` at second order.
+
+    Raises:
+        InputError: a leaf with fewer than d axes, or leaves on different grids.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,26 +171,40 @@ def lattice_residual(density: Callable, spacing: Array) -> Callable:
     """
     spacing = jnp.asarray(spacing)
     checks.shape(spacing, ("d",), "spacing")
-    cell = jnp.prod(spacing)
+    checks.floating(spacing, "spacing")
+    d, checked = spacing.size, checks.scalar_function(density, "density")
 
     def mean(u, axis):
         low, high = (jax.lax.slice_in_dim(u, s, u.shape[axis] - 1 + s, axis=axis) for s in (0, 1))
         return (low + high) / 2, high - low
 
     def centred(u, derivative):
-        for axis in range(u.ndim):
+        for axis in range(d):
             average, difference = mean(u, axis)
-            u = difference / spacing[axis] if axis == derivative else average
+            u = difference / spacing.astype(u.dtype)[axis] if axis == derivative else average
         return u
 
-    def action(u):
-        checks.require(
-            u.ndim == spacing.size, "u", checks.describe(u), f"a grid with {spacing.size} axes", "reshape it"
-        )
-        value = centred(u, None)
-        du = jnp.stack([centred(u, i) for i in range(u.ndim)], axis=-1)
-        index = jnp.stack(jnp.meshgrid(*(jnp.arange(n, dtype=u.dtype) for n in value.shape), indexing="ij"), -1)
-        x = (index + 0.5).reshape(-1, u.ndim) * spacing.astype(u.dtype)[None]
-        return cell.astype(u.dtype) * jnp.sum(jax.vmap(density)(x, value.ravel(), du.reshape(-1, u.ndim)))
+    def cells(u):
+        """One row a cell: the value and, on a last axis, the slopes at its centre."""
+        value, slopes = centred(u, None), jnp.stack([centred(u, i) for i in range(d)], axis=-1)
+        return value.reshape(-1, *u.shape[d:]), slopes.reshape(-1, *u.shape[d:], d)
 
-    return lambda u: jax.grad(action)(u) / cell.astype(u.dtype)
+    def action(u):
+        grid = _grid(u, d)
+        dtype = jax.tree.leaves(u)[0].dtype
+        h = spacing.astype(dtype)
+        index = jnp.stack(jnp.meshgrid(*(jnp.arange(n - 1, dtype=dtype) for n in grid), indexing="ij"), -1)
+        pairs = jax.tree.map(cells, u)
+        values, slopes = (jax.tree.map(lambda _, pair, i=i: pair[i], u, pairs) for i in (0, 1))
+        return jnp.sum(jax.vmap(checked)((index + 0.5).reshape(-1, d) * h[None], values, slopes))
+
+    return jax.grad(action)  # the volume of a cell, a factor of S, is divided out again
+
+
+def _grid(u, d: int) -> tuple[int, ...]:
+    checks.floating(u, "u")
+    grids = {leaf.shape[:d] for leaf in jax.tree.leaves(u)}
+    expected = f"one grid with {d} axes of two points or more"
+    good = len(grids) == 1 and all(len(g) == d and min(g) > 1 for g in grids)
+    checks.require(good, "u", checks.describe(u), expected, "reshape it")
+    return next(iter(grids))

@@ -141,6 +141,26 @@ def conjugate_gradient(apply: Callable, b: Array, *, steps: int | None = None) -
     return jnp.where(loose, jnp.nan, x), status
 
 
+def amplification(x: Array, b: Array, size: Array) -> Array:
+    """A status from what a solve did: |A| |x| / |b| is the condition number that b has met."""
+    eps, n = jnp.finfo(b.dtype).eps, b.shape[0]
+    met = jnp.max(jnp.abs(b)) / (size * jnp.max(jnp.abs(x)))
+    still = jnp.all(b == 0) & jnp.all(x == 0)
+    return first_failure(
+        status_where(~(met > 4 * n * eps) & ~still, Status.singular),
+        status_where((met < eps**0.75) & ~still, Status.ill_conditioned),
+    )
+
+
+def verified(apply: Callable, x: Array, b: Array, size: Array, status: Array) -> tuple[Array, Array]:
+    """x, NaN and `inconsistent` where it does not solve apply(x) = b: the structure it was computed from is not there."""
+    largest = lambda x: jnp.max(jnp.abs(x))
+    solves = largest(b - apply(x)) <= jnp.finfo(b.dtype).eps ** 0.75 * (size * largest(x) + largest(b))
+    status = first_failure(status, status_where(~solves, Status.inconsistent))
+    unusable = (status != 0) & (status != Status.ill_conditioned)
+    return jnp.where(unusable, jnp.nan, x), status
+
+
 def band(apply: Callable, n: int, dtype) -> tuple[Array, Array, Array]:
     """The three diagonals of a tridiagonal operator from three applications; (n,) each, padded with zero as LAPACK does."""
     colour = jnp.arange(n) % 3

@@ -17,7 +17,7 @@ from learnlag_jax import checks, trees
 from learnlag_jax.variation import linear
 from learnlag_jax.variation.lagrange import euler_lagrange
 from learnlag_jax.variation.path import local, total_derivative
-from learnlag_jax.vocabulary import Array, PyTree, Status, status_where
+from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 MASSES = ("dense", "diagonal", "tridiagonal", "cg")
 
@@ -28,7 +28,8 @@ class Motion(NamedTuple):
     Attributes:
         value: the acceleration, shaped like q; NaN unless the mass matrix is regular.
         residual: E + force + A' lambda at the answer, shaped like q.
-        status: `Status`: `singular` or `ill_conditioned` mass, `not_positive_definite` or `max_steps` for "cg".
+        status: `Status`: `singular` or `ill_conditioned` mass; `inconsistent` where the mass is not "diagonal" or "tridiagonal"
+            as it was said to be; `not_positive_definite` or `max_steps` for "cg"; `nonfinite_derivative` for NaN in L or a force.
         steps: 1; the equation is linear.
         multipliers: (m,) lambda, the constraint forces are A' lambda; empty without a constraint.
 
@@ -99,6 +100,7 @@ def motion(
             else:
                 a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
         failed = jnp.any(jnp.isnan(a))
+        status = first_failure(status, status_where(failed, Status.nonfinite_derivative))  # M regular, the forces not
         residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
         return Motion(fold(a), residual, status, jnp.int32(1), multipliers)
 
@@ -131,12 +133,12 @@ def _solved(apply: Callable, b: Array, mass: str) -> tuple[Array, Array]:
     if mass == "diagonal":
         diagonal = apply(jnp.ones_like(b))
         x, status = jax.vmap(lambda m, r: linear.solve(m[None, None], r[None]))(diagonal, b)
-        return x[:, 0], jnp.max(status)
+        return linear.verified(apply, x[:, 0], b, jnp.max(jnp.abs(diagonal)), jnp.max(status))
     if mass == "tridiagonal":
         low, middle, high = linear.band(apply, b.shape[0], b.dtype)
         x = jax.lax.linalg.tridiagonal_solve(low, middle, high, b[:, None])[:, 0]
-        singular = ~jnp.all(jnp.isfinite(x))
-        return jnp.where(singular, jnp.nan, x), status_where(singular, Status.singular)
+        size = jnp.max(jnp.abs(low) + jnp.abs(middle) + jnp.abs(high))
+        return linear.verified(apply, x, b, size, linear.amplification(x, b, size))
     return linear.solve(jax.vmap(apply)(jnp.eye(b.shape[0], dtype=b.dtype)).T, b)
 
 

@@ -37,14 +37,21 @@ def dense_tangent(g: Callable, y):
 
 
 class _Search(NamedTuple):
-    """Where the search is, |f| there, the next direction, how much of it to try, the verdict (-1: none yet), the steps."""
+    """Where the search is: x, |f|, whether f is rounding there (`at_floor`), the relative size of the next correction
+    (`share`), that correction and how much of it to try, the verdict (-1: none yet), and the steps taken."""
 
     x: Array
     size: Array
+    at_floor: Array
+    share: Array
     direction: Array
     s: Array
     code: Array
     steps: Array
+
+
+def _largest(x: Array) -> Array:
+    return jnp.max(jnp.abs(x), initial=0.0)
 
 
 def root(
@@ -58,6 +65,9 @@ def root(
 ) -> Solution:
     """x with f(x) = 0, from `start`, by Newton steps halved until |f| falls.
 
+    Once f is rounding, |f| can no longer judge a step: whole steps go on while the correction halves. What it is at the
+    end, relative to x, is the error of x; `ill_conditioned` if that leaves less than a quarter of the digits.
+
     Args:
         f: an array -> an array of the same shape.
         start: where to begin; inside the domain of f.
@@ -70,35 +80,47 @@ def root(
         Solution with x, f(x), status and Newton steps. x is not filled: the caller knows what failure means.
     """
     eps = jnp.finfo(start.dtype).eps
-    reach = jax.lax.stop_gradient(jnp.max(jnp.abs(start), initial=0.0))
+    reach = jax.lax.stop_gradient(_largest(start))
 
     def solve(f, x0):
+        verdict = lambda share: jnp.where(share <= eps**0.25, 0, int(Status.ill_conditioned))
+
         # f is written once, at the trial point: nested solvers would otherwise multiply their programs by its copies
         def advance(state: _Search) -> _Search:
-            x, size, direction, s, _, k = state
+            x, size, at_floor, share, direction, s, _, k = state
             trial = x + s * direction
             r, onward, stiffness, regular = step(f, trial)
             trial_size = jnp.where(jnp.all(jnp.isfinite(r)), jnp.sqrt(jnp.sum(r**2)), jnp.inf)
+            terms = jnp.asarray(offset, x.dtype) + stiffness * (reach + _largest(trial))  # what cancels in f
+            trial_at_floor = _largest(r) <= ULPS * eps * terms
+            to_go = jnp.where(regular, stiffness * _largest(onward), 0) / jnp.where(terms > 0, terms, 1)
             falls = (trial_size <= (1 - s / 1024) * size) & jnp.isfinite(trial_size)
-            floor = ULPS * eps * (jnp.asarray(offset, x.dtype) + stiffness * (reach + jnp.max(jnp.abs(trial))))
-            small = jnp.max(jnp.abs(onward)) <= 2 * eps * jnp.max(jnp.abs(trial))
-            done = falls & ((jnp.max(jnp.abs(r)) <= floor) | (regular & small))
-            stuck = ~falls & ~(s / 2 > eps)
+            halves = at_floor & trial_at_floor & regular & (_largest(onward) <= s * _largest(direction) / 2)
+            takes = falls | halves
+            arrived = takes & trial_at_floor & (to_go <= ULPS * eps)
             failure = jnp.where(k == 0, int(Status.nonfinite_function), int(Status.stagnated))
-            code = jnp.where(done, 0, jnp.where(~falls & (stuck | (k == 0)), failure, -1)).astype(jnp.int32)
-            pick = lambda new, old: jnp.where(falls, new, old)
+            stuck = ~takes & (~(s / 2 > eps) | (k == 0))
+            code = jnp.where(~takes & at_floor, verdict(share), jnp.where(arrived, 0, jnp.where(stuck, failure, -1)))
+            pick = lambda new, old: jnp.where(takes, new, old)
             return _Search(
-                pick(trial, x), pick(trial_size, size), pick(onward, direction), pick(1, s / 2), code, k + pick(1, 0)
+                pick(trial, x),
+                pick(trial_size, size),
+                pick(trial_at_floor, at_floor),
+                pick(to_go, share),
+                pick(onward, direction),
+                pick(1, s / 2),
+                code.astype(jnp.int32),
+                k + pick(1, 0),
             )
 
         going = lambda state: (state.code == -1) & (state.steps < max_steps)
-        zero, one = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype)
-        begin = _Search(x0, zero + jnp.inf, jnp.zeros_like(x0), one, jnp.int32(-1), jnp.int32(0))
+        zero, one, no = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype), jnp.asarray(False)
+        begin = _Search(x0, zero + jnp.inf, no, zero, jnp.zeros_like(x0), one, jnp.int32(-1), jnp.int32(0))
         found = jax.lax.while_loop(going, advance, begin)
-        code = jnp.where(found.code == -1, int(Status.max_steps), found.code)
-        return found.x, jnp.stack([code, found.steps]).astype(
-            x0.dtype
-        )  # `custom_root` gives aux a tangent of its dtype
+        late = jnp.where(found.at_floor, verdict(found.share), int(Status.max_steps))
+        code = jnp.where(found.code == -1, late, found.code)
+        # `custom_root` gives aux a tangent of its dtype
+        return found.x, jnp.stack([code, found.steps]).astype(x0.dtype)
 
     x, aux = jax.lax.custom_root(f, start, solve, tangent, has_aux=True)
     status, steps = aux.astype(jnp.int32)

@@ -1,0 +1,130 @@
+"""What goes wrong must say so: masses, hidden NaN, batches, and float32 with many intervals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import DTypeError, InputError, Status
+from learnlag_jax.testing import assert_close
+from learnlag_jax.variation import action, conjugate_point, lift, motion, newton, stationary_path
+
+
+def _pendulum(t, q, v):
+    return v**2 / 2 + jnp.cos(q)
+
+
+@pytest.mark.parametrize("size", [2, 6])
+def test_a_nearly_singular_mass_is_flagged(float64, size):
+    """Both the written-out solve of small systems and LAPACK's; a large ratio of units alone is no fault."""
+
+    def status(M):
+        L = lambda t, q, v: v @ M @ v / 2 - q @ q
+        return motion(L)(0.0, jnp.ones(size), jnp.ones(size))
+
+    one = jnp.eye(size)
+    near = one.at[0, 1].set(1 - 1e-12).at[1, 0].set(1 - 1e-12)
+    assert int(status(near).status) == Status.ill_conditioned
+    exact = status(one.at[0, 1].set(1.0).at[1, 0].set(1.0))
+    assert int(exact.status) == Status.singular
+    assert bool(jnp.all(jnp.isnan(exact.value)))
+    units = status(one.at[0, 0].set(1e-13))
+    assert int(units.status) == 0
+
+
+def _coupled(strength):
+    return lambda t, q, v: jnp.sum(v**2) / 2 + strength * jnp.sum(v[1:] * v[:-1]) - jnp.sum(q**4)
+
+
+@pytest.mark.parametrize("mass", ["diagonal", "tridiagonal"])
+def test_a_mass_that_is_not_what_it_was_said_to_be_is_flagged(dtype, mass):
+    q = jnp.linspace(0.5, 1.0, 8, dtype=dtype)
+    full = lambda t, q, v: _coupled(0.1)(t, q, v) + 0.05 * jnp.sum(v) ** 2
+    answer = motion(full, mass=mass)(0.0, q, q)
+    assert int(answer.status) == Status.inconsistent
+    assert bool(jnp.all(jnp.isnan(answer.value)))
+    true = motion(_coupled(0.0 if mass == "diagonal" else 0.1), mass=mass)(0.0, q, q)
+    assert int(true.status) == 0
+    assert bool(jnp.all(jnp.isfinite(true.value)))
+
+
+def test_a_singular_tridiagonal_mass_is_flagged(float64):
+    """The chain whose middle pivot vanishes to rounding: LAPACK's number would be 1e16."""
+    L = lambda t, q, v: (v[0] + v[1]) ** 2 / 2 + v[2] ** 2 / 2 - q @ q
+    answer = motion(L, mass="tridiagonal")(0.0, jnp.array([1.0, 2.0, 3.0]), jnp.ones(3))
+    assert int(answer.status) == Status.singular
+    assert bool(jnp.all(jnp.isnan(answer.value)))
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_nan_that_hides_in_the_gradient_is_found(dtype, size):
+    """sqrt(q^2) at q = 0 is zero, its derivative is not a number."""
+    L = lambda t, q, v: jnp.sum(v**2) / 2 - jnp.sum(jnp.sqrt(q**2))
+    at = lambda q: motion(L)(0.0, jnp.full(size, q, dtype), jnp.ones(size, dtype))
+    assert bool(jnp.isfinite(L(0.0, jnp.zeros(size, dtype), jnp.ones(size, dtype))))
+    assert int(at(0.0).status) == Status.nonfinite_derivative
+    assert bool(jnp.all(jnp.isnan(at(0.0).value)))
+    assert int(at(1.0).status) == 0
+    slope = conjugate_point(lambda x: jnp.sqrt(x**2) + x**2, jnp.ones((), dtype))
+    assert int(slope.status) == Status.nonfinite_function
+    assert bool(jnp.isnan(slope.value))
+
+
+def test_one_failing_member_of_a_batch_fails_alone(dtype):
+    L = lambda t, q, v: q * v**2 / 2 - q**2
+    batch = jax.jit(jax.vmap(lambda q: motion(L)(0.0, q, jnp.ones_like(q))))(jnp.array([1.0, 0.0, 2.0], dtype))
+    assert [int(s) for s in batch.status] == [0, Status.singular, 0]
+    assert jnp.isnan(batch.value).tolist() == [False, True, False]
+    assert_close(batch.value[2], motion(L)(0.0, jnp.asarray(2.0, dtype), jnp.asarray(1.0, dtype)).value)
+
+
+def test_integers_and_empty_problems_are_refused():
+    with pytest.raises(DTypeError, match="q0"):
+        stationary_path(_pendulum, 0, 1, 0.0, 1.0, intervals=4)
+    with pytest.raises(InputError, match="intervals"):
+        stationary_path(_pendulum, 0.0, 1.0, 0.0, 1.0, intervals=1)
+    with pytest.raises(DTypeError, match="q"):
+        action(_pendulum, lambda t: jnp.int32(2), 0.0, 1.0)
+    with pytest.raises(InputError, match="constraint"):
+        motion(_pendulum, mass="cg", constraint=lambda t, q, v: v)
+    assert len(lift(jnp.sin, 3)(0.5)) == 5
+
+
+@pytest.mark.parametrize("intervals", [400, 4000])
+def test_many_intervals_in_float32_find_the_path_and_its_index(intervals):
+    """h^2 V'' is below eps here: an elimination that subtracts it from 2 / h returned the straight line as converged."""
+    oscillator = lambda t, q, v: (v**2 - q**2) / 2
+    end = jnp.ones((), jnp.float32)
+    path = stationary_path(oscillator, 0 * end, end, 0.0, 4.0, intervals=intervals)
+    exact = np.sin(np.asarray(path.times, np.float64)) / np.sin(4.0)
+    assert int(path.status) == 0
+    assert int(path.index) == 1
+    assert abs(float(path.conjugate) - np.pi) < 0.02
+    assert np.max(np.abs(np.asarray(path.value) - exact)) < 20 * (4 / intervals) ** 2 + 1e-5
+    assert np.max(np.abs(np.asarray(path.times) / 4 - exact)) > 1  # the straight line
+
+
+def _root(f, start, **how):
+    return jax.jit(lambda start: newton.root(f, start, **how))(start)
+
+
+def test_the_root_finder_says_how_it_ended(dtype):
+    start = jnp.ones(2, dtype)
+    good = _root(lambda x: x**3 - jnp.array([8.0, 27.0], dtype), start, offset=27.0)
+    assert int(good.status) == 0
+    assert_close(good.value, jnp.array([2.0, 3.0], dtype), ulps=16)
+    assert int(_root(lambda x: x**2 + 1, start, max_steps=40).status) in (Status.stagnated, Status.max_steps)
+    assert int(_root(lambda x: x**3 - 8, start, offset=8.0, max_steps=2).status) == Status.max_steps
+    assert int(_root(lambda x: jnp.log(x - 1), start).status) == Status.nonfinite_function
+    flat = _root(lambda x: x**3, start * 0)
+    assert (int(flat.status), float(flat.value[0])) == (0, 0.0)  # singular, but there
+
+
+def test_roots_have_derivatives_in_batches_and_after_compilation(float64):
+    """x^3 + x = c: dx/dc = 1 / (3 x^2 + 1), and the second derivative -6 x / (3 x^2 + 1)^3."""
+    cubic = lambda c: newton.root(lambda x: x**3 + x - c, jnp.zeros(1), offset=jnp.abs(c)).value[0]
+    c = jnp.array([2.0, 10.0])
+    x, slope, curve = (jax.jit(jax.vmap(f))(c) for f in (cubic, jax.grad(cubic), jax.grad(jax.grad(cubic))))
+    assert_close(x, jnp.array([1.0, 2.0]))
+    assert_close(slope, 1 / (3 * x**2 + 1))
+    assert_close(curve, -6 * x / (3 * x**2 + 1) ** 3)

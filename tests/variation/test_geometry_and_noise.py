@@ -1,0 +1,96 @@
+"""Geodesics, the Jacobi metric, and least actions of diffusions, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError
+from learnlag_jax.testing import assert_close, assert_stationary
+from learnlag_jax.variation import (
+    freidlin_wentzell,
+    geodesic_lagrangian,
+    jacobi_lagrangian,
+    lift,
+    onsager_machlup,
+    stationary_path,
+)
+
+SPHERE = geodesic_lagrangian(lambda q: jnp.diag(jnp.stack([jnp.ones_like(q[0]), jnp.sin(q[0]) ** 2])))
+
+
+def test_geodesics_of_the_sphere_and_their_conjugate_point(float64):
+    """Along the equator: a minimum up to the antipode, then one direction is shorter."""
+    ends = lambda angle: (jnp.array([jnp.pi / 2, 0.0]), jnp.array([jnp.pi / 2, angle]))
+    short, long = (stationary_path(SPHERE, *ends(angle), 0.0, 1.0, intervals=128) for angle in (3.0, 4.0))
+    assert_close(jnp.sqrt(2 * short.action), jnp.float64(3.0), ulps=512)
+    assert [int(short.index), int(long.index)] == [0, 1]
+    assert bool(jnp.isnan(short.conjugate))
+    assert abs(float(long.conjugate) * 4.0 - np.pi) < 4.0 / 64  # it is known to one or two intervals
+    with pytest.raises(InputError, match="metric"):
+        geodesic_lagrangian(lambda q: q)(0.0, jnp.ones(2), jnp.ones(2))
+
+
+def test_orbits_of_one_energy_are_geodesics_of_the_jacobi_metric(float64):
+    """A thrown ball's parabola, run through at s with ds = 2 (E - V) dt, solves J; at another energy it does not."""
+    gravity, speed = 2.0, jnp.array([1.0, 1.5])
+    L = lambda t, q, v: v @ v / 2 - gravity * q[1]
+    energy = float(speed @ speed / 2)
+    orbit = lambda t: jnp.stack([speed[0] * t, speed[1] * t - gravity * t**2 / 2])
+    # s(t) = integral of |v|^2 is a cubic; t(s) by Newton's method, differentiable as written
+    s_of = lambda t: t * (speed @ speed) - speed[1] * gravity * t**2 + gravity**2 * t**3 / 3
+
+    def t_of(s):
+        t = s / (speed @ speed)
+        for _ in range(20):
+            t = t - (s_of(t) - s) / jax.grad(s_of)(t)
+        return t
+
+    path = lambda s: orbit(t_of(s))
+    times = jnp.linspace(0.2, 1.2, 4)
+    assert_stationary(jacobi_lagrangian(L, energy), path, times)
+    with pytest.raises(AssertionError, match="not stationary"):
+        assert_stationary(jacobi_lagrangian(L, 1.05 * energy), path, times)
+    s, q, w = lift(path)(times[0])
+    assert_close(jnp.sqrt(w @ w / 2 / (energy - gravity * q[1])), jax.grad(t_of)(s), ulps=512)  # dt / ds
+    assert bool(jnp.isnan(jacobi_lagrangian(L, energy)(0.0, jnp.array([0.0, 9.0]), speed)))
+
+
+def test_least_paths_of_a_diffusion_give_its_exact_transition_probability(float64):
+    """Ornstein-Uhlenbeck, dX = -k X dt + sigma dW: the density is Gaussian, its logarithm is minus the least action."""
+    k, sigma, T, x0, x1 = 0.7, 1.4, 2.0, 0.5, 1.1
+    variance = sigma**2 * (1 - np.exp(-2 * k * T)) / (2 * k)
+    exact = (x1 - x0 * np.exp(-k * T)) ** 2 / (2 * variance)
+    drift = lambda t, q: -k * q
+    solve = lambda L: stationary_path(L, jnp.array([x0]), jnp.array([x1]), 0.0, T, intervals=64, rule="gauss", stages=2)
+    rare = solve(freidlin_wentzell(drift, lambda t, q: jnp.full((1, 1), sigma)))
+    assert int(rare.status) == 0
+    assert int(rare.index) == 0
+    assert abs(float(rare.action) - exact) < 1e-8
+    tube = solve(onsager_machlup(drift, jnp.full((1, 1), sigma)))
+    assert abs(float(tube.action) - (exact - k * T / 2)) < 1e-8
+    assert abs(float(solve(freidlin_wentzell(drift)).action) - exact) > 0.1  # the noise forgotten
+
+
+def test_climbing_out_of_a_well_costs_twice_its_depth(float64):
+    """Whatever the path back; a drift that is no gradient, but orthogonal to it, costs nothing more."""
+    well = lambda q: (q[0] ** 2 - 1) ** 2 / 4 + q[1] ** 2 / 2
+    swirl = lambda t, q: -jax.grad(well)(q) + jnp.stack([-jax.grad(well)(q)[1], jax.grad(well)(q)[0]])
+    ends = jnp.array([-1.0, 0.0]), jnp.array([-0.1, 0.0])
+    late = lambda t: ends[0] + (ends[1] - ends[0]) * jnp.exp(t - 16)
+    for drift in (lambda t, q: -jax.grad(well)(q), swirl):
+        path = stationary_path(freidlin_wentzell(drift), *ends, 0.0, 16.0, intervals=200, guess=late)
+        assert int(path.status) == 0
+        assert abs(float(path.action) / (2 * float(well(ends[1]) - well(ends[0]))) - 1) < 5e-3
+    down = stationary_path(
+        freidlin_wentzell(swirl), *ends[::-1], 0.0, 16.0, intervals=200, guess=lambda t: late(16 - t)
+    )
+    assert int(down.status) == 0
+    assert float(down.action) < 0.01  # the way down is free
+
+
+def test_a_singular_noise_is_never_a_number(dtype):
+    L = freidlin_wentzell(lambda t, q: -q, lambda t, q: jnp.ones((2, 2), dtype))
+    assert bool(jnp.isnan(L(0.0, jnp.ones(2, dtype), jnp.ones(2, dtype))))
+    with pytest.raises(InputError, match="drift"):
+        freidlin_wentzell(lambda t, q: q[:1])(0.0, jnp.ones(2, dtype), jnp.ones(2, dtype))
