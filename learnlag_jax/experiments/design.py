@@ -79,10 +79,12 @@ def design(arguments: argparse.Namespace) -> int:
     known = read_table(arguments.fixed, header)[1] if arguments.fixed else []
     pool = model_matrix(header, rows, known, arguments)
     F, fixed = jnp.asarray(pool.F[: len(rows)]), pool.F[len(rows) :]
+    n = arguments.observations
+    enough = arguments.replace or n <= len(rows)
+    checks.require(enough, "-n", n, f"at most the {len(rows)} rows without replacement", "add --replace or rows")
     estimable(np.asarray(F), pool.terms)
     phi = fermat.criterion("I", region=F) if arguments.criterion == "I" else fermat.criterion(arguments.criterion)
     prior = jnp.asarray(fixed.T @ fixed) if known else None
-    n = arguments.observations
     exact = fermat.exact_design(
         F,
         n,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import fermat
-from learnlag_jax.experiments import data
+from learnlag_jax.experiments import data, label_results
 from learnlag_jax.experiments.claims import Chapter, Claim, Settings, Table
 from learnlag_jax.experiments.fermat_figures import certificate_figure, pool_figure, sphere_figure
 
@@ -255,11 +255,13 @@ def chapter(settings: Settings) -> Chapter:
     F = patients(pool)
     certificates, sensitivities = pool_claims(F)
     curves = learning_curves(F, settings)
+    bought = label_results.recorded()
     claims = [
         *least_time_claims(),
         *linear_model_claims(settings.seed, settings.quick),
         planning_claim(),
         *certificates,
+        *label_results.claims(bought),
     ]
     return Chapter(
         "fermat",
@@ -267,8 +269,13 @@ def chapter(settings: Settings) -> Chapter:
         "The scalar is a criterion of the information matrix. Its derivative is the price of every possible observation: the design is optimal when none is worth more than "
         "the ones it holds, and that is checked over the whole pool. Time is counted in observations, T_sample, by both integrals of eq. 5.",
         tuple(claims),
-        (sphere_figure(settings.seed), certificate_figure(sensitivities), pool_figure(curves)),
-        (times_table(curves, 1.5, 200 if settings.quick else 2000),),
+        (
+            sphere_figure(settings.seed),
+            certificate_figure(sensitivities),
+            pool_figure(curves),
+            label_results.figure(bought),
+        ),
+        (times_table(curves, 1.5, 200 if settings.quick else 2000), label_results.table(bought)),
         (
             (
                 "The least time is the integral of an indicator (eq. 5), read as the time to reach the threshold.",
@@ -283,5 +290,5 @@ def chapter(settings: Settings) -> Chapter:
                 "On the sphere greedy is exactly optimal at multiples of p and at most 12.5 % above in between. On real pools the gap is larger, and random choice is far behind both.",
             ),
         ),
-        (pool,),
+        (pool, *label_results.inputs()),
     )

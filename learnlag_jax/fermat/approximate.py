@@ -4,7 +4,7 @@
 
 Equivalence theorem: with G = -d phi / dM, the design w is optimal exactly if f_i' G f_i <= tr(G M(w)) for every candidate i. How
 far the largest exceeds it bounds the distance to the optimum, whatever the route that led there. The route: multiplicative
-steps on the pool, a short active list, Newton on its weights, worst violators of the pool added, until certified. Memory
+steps on the pool, a short active set, Newton on its weights, worst violators of the pool added, until certified. Memory
 O(N p). Goes to: `exact_design` (its bound), `least_time_path`. Reference: Kiefer and Wolfowitz (1960); Pukelsheim (1993); MATH.md 4.
 """
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.active_list import Design, solve_weights, weighted_information
+from learnlag_jax.fermat.active_set import Design, solve_weights, weighted_information
 from learnlag_jax.fermat.criteria import (
     Criterion,
     as_criterion,
@@ -27,6 +27,7 @@ from learnlag_jax.fermat.criteria import (
     wide_rows,
 )
 from learnlag_jax.fermat.equivalence import certificate
+from learnlag_jax.fermat.implicit import differentiable_weights
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 
@@ -38,7 +39,7 @@ def optimal_weights(
         min over w >= 0, sum w = 1 of phi(sum_i w_i f_i f_i' + prior)
 
     Args:
-        F: (N, p) candidate rows, float32 or float64, spanning R^p.
+        F: (N, p) candidate rows, float32 or float64, spanning R^p; or (N, m, p), m rows a candidate (see `information_matrix`).
         criterion: a letter, a `Criterion`, or any twice differentiable convex phi(M). Not "T": its optimum is one row.
         prior: (p, p) information known beforehand, in units of one observation of the design: for n observations after
             a set S0, S0 / n.
@@ -46,7 +47,8 @@ def optimal_weights(
         max_rounds: most rounds of adding violators.
 
     Returns:
-        `Design`. Statuses: `rank_deficient` (weights NaN), `singular` (weights NaN: the optimum, of c perhaps, does not
+        `Design`; weights and value are differentiable in F, prior and the criterion's arrays, implicitly on the support (not E, G).
+        Statuses: `rank_deficient` (weights NaN), `singular` (weights NaN: the optimum, of c perhaps, does not
             estimate every parameter; add a prior), `max_steps` (gap still above tol; it is true all the same),
         `nonfinite_input`.
 
@@ -63,11 +65,11 @@ def optimal_weights(
         >>> bool(design.gap < 1e-9)
         True
 
-    Reference: Harman, Filova and Richtarik (2020) for the active list; MATH.md 4.
+    Reference: Harman, Filova and Richtarik (2020) for the active set; MATH.md 4.
     """
     F, phi = wide_rows(F), as_criterion(criterion)
     checks.finite(F, "F")
-    N, p = F.shape
+    p = F.shape[-1]
     refused = isinstance(phi, Criterion) and phi.kind == "T"
     checks.require(
         not refused, "criterion", "T", "a criterion that asks for every parameter", "its optimum is the longest row"
@@ -79,13 +81,13 @@ def optimal_weights(
     if tol is None:
         tol = max(1e-5 if extreme else 1e-9, 100 * p * float(jnp.finfo(F.dtype).eps))
     if extreme and not (phi.kind == "G" and prior is None and _same(phi.region, F)):
-        return _solve_extreme(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
+        return _extreme_weights(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
     if extreme:  # judged on its own pool, G has the D-optimal design (Kiefer and Wolfowitz), and value p there
-        design = solve_weights(F, as_criterion("D"), None, jnp.asarray(tol, F.dtype), max_rounds)
+        design = differentiable_weights(F, as_criterion("D"), None, jnp.asarray(tol, F.dtype), max_rounds)
         value = phi(information_matrix(F, design.weights))
         return design._replace(value=value, gap=jnp.where(design.gap < 1, jnp.clip(1 - p / value, 0, 1), 1))
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    return solve_weights(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
+    return differentiable_weights(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
 
 
 def _same(region, F: Array) -> bool:
@@ -115,6 +117,17 @@ def worst_mixture(phi: Criterion, M: Array) -> Array:
     variance = jnp.sum((region @ inverse(M)) * region, 1)
     share = (variance / jnp.max(variance)) ** (q - 1)
     return weighted_information(region, share / jnp.sum(share), None)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _extreme_weights(F: Array, phi: Criterion, prior: Array | None, tol: Array, max_rounds: int) -> Design:
+    return _solve_extreme(F, phi, prior, tol, max_rounds)
+
+
+@_extreme_weights.defjvp
+def _extreme_weights_jvp(max_rounds, primals, tangents):
+    got, remedy = "the derivative of an E- or G-optimal design", "differentiate criterion('phi', q=...) with a large q"
+    raise checks.InputError(f"criterion: got {got}; expected a criterion without corners; {remedy}")
 
 
 @functools.partial(jax.jit, static_argnames="max_rounds")

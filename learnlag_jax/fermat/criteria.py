@@ -28,7 +28,8 @@ def information_matrix(F, w=None, prior=None) -> Array:
         M = sum_i w_i f_i f_i' + prior
 
     Args:
-        F: (N, p) float rows; a row of a linear model with noise variance s^2 is x_i / s.
+        F: (N, p) float rows; a row of a linear model with noise variance s^2 is x_i / s. Or (N, m, p): each candidate brings m rows,
+            M_i = sum_k f_ik f_ik', as an observation of m responses does, or information averaged over m draws.
         w: (N,) weights or counts; None counts every row once.
         prior: (p, p) information known beforehand, symmetric positive semi-definite.
 
@@ -51,24 +52,29 @@ def information_matrix(F, w=None, prior=None) -> Array:
     if w is not None:
         checks.shape(w, (F.shape[0],), "w")
     if prior is not None:
-        checks.shape(prior, (F.shape[1],) * 2, "prior")
+        checks.shape(prior, (F.shape[-1],) * 2, "prior")
     return _information(F, w, prior)
 
 
 @jax.jit
 def _information(F: Array, w, prior) -> Array:
-    weighted = F if w is None else F * jnp.asarray(w, F.dtype)[:, None]
-    M = weighted.T @ F
+    weighted = F if w is None else F * jnp.expand_dims(jnp.asarray(w, F.dtype), tuple(range(1, F.ndim)))
+    M = flat(weighted).T @ flat(F)
     M = (M + M.T) / 2
     return M if prior is None else M + jnp.asarray(prior, M.dtype)
 
 
 def wide_rows(F) -> Array:
-    """The rows as a matrix in at least float32."""
-    checks.shape(F, ("N", "p"), "F")
+    """The rows in at least float32, one or several a candidate."""
+    checks.shape(F, ("N", "p") if jnp.ndim(F) != 3 else ("N", "m", "p"), "F")
     checks.floating(F, "F")
     F = jnp.asarray(F)
     return F.astype(jnp.float32) if F.dtype.itemsize < 4 else F
+
+
+def flat(F: Array) -> Array:
+    """All rows of all candidates as one matrix."""
+    return F.reshape(-1, F.shape[-1])
 
 
 @jax.custom_jvp
@@ -139,7 +145,9 @@ def _negative_power_jvp(primals, tangents):
     return (U * f[None, :]) @ U.T, U @ (difference * (U.T @ tangents[0] @ U)) @ U.T
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["moment", "region", "q"], meta_fields=["kind"])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["moment", "region", "q"], meta_fields=["kind", "draws"]
+)
 @dataclass(frozen=True)
 class Criterion:
     """A criterion phi(M), made by `criterion`; a pytree, so it may cross `jax.jit` with its arrays.
@@ -149,6 +157,7 @@ class Criterion:
         moment: (p, p) second moment of the predictions that matter, for I and c.
         region: (m, p) rows where predictions are judged, for G.
         q: exponent of phi; for G, of the norm that stands in for the maximum.
+        draws: None, or the number of diagonal blocks of M over which the criterion is averaged.
 
     Example:
         >>> import jax.numpy as jnp
@@ -161,6 +170,7 @@ class Criterion:
     moment: Array | None = None
     region: Array | None = None
     q: Array | None = None
+    draws: int | None = None
 
     def __call__(self, M: Array) -> Array:
         """phi(M): a scalar; +inf where M is singular or not finite."""
@@ -168,6 +178,12 @@ class Criterion:
 
     def unguarded(self, M: Array) -> Array:
         """phi(M) for a matrix known to be positive definite."""
+        if self.draws is None:
+            return self._of_one(M)
+        values = jax.vmap(self._of_one)(diagonal_blocks(M, self.draws))
+        return jnp.exp(jnp.mean(jnp.log(values))) if self.kind == "D" else jnp.mean(values)
+
+    def _of_one(self, M: Array) -> Array:
         p, dtype = M.shape[-1], M.dtype
         match self.kind:
             case "A":
@@ -193,6 +209,20 @@ class Criterion:
                 return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
 
 
+def diagonal_blocks(M: Array, draws: int) -> Array:
+    """The (draws, p, p) blocks on the diagonal of an information matrix with one block a draw."""
+    whole = M.shape[-1] % draws == 0
+    checks.require(whole, "M", checks.describe(M), f"{draws} blocks of one size", "make rows with draws='separate'")
+    p = M.shape[-1] // draws
+    k = jnp.arange(draws)
+    return M.reshape(draws, p, draws, p)[k, :, k, :]
+
+
+def block_size(phi: Callable, p: int) -> int:
+    """Parameters the criterion asks for: p, or p / draws where it averages over blocks."""
+    return p // (getattr(phi, "draws", None) or 1)
+
+
 @jax.jit
 def _guarded(phi: Criterion, M: Array) -> Array:
     ok = regular(M)
@@ -200,7 +230,9 @@ def _guarded(phi: Criterion, M: Array) -> Array:
     return jnp.where(ok, value, jnp.asarray(jnp.inf, M.dtype))
 
 
-def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any = None, q: Any = None) -> Criterion:
+def criterion(
+    kind: str, vector: Any = None, *, moment: Any = None, region: Any = None, q: Any = None, draws: int | None = None
+) -> Criterion:
     """A design criterion by its letter: a convex loss of the information matrix, homogeneous of degree -1.
 
         A  tr M^-1               total variance of the estimates
@@ -212,7 +244,9 @@ def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any 
         phi (tr M^-q / p)^(1/q)  Kiefer's family: D, A / p and E at q -> 0, 1, infinity
         T  1 / tr M              ignores what is estimable; constant on unit rows
 
-    A Bayesian criterion is the same one of M + prior: pass `prior` to `information_matrix` and to the solvers.
+    A Bayesian criterion of a linear model is the same one of M + prior: pass `prior` to `information_matrix` and to the solvers. That of a
+    nonlinear model is the mean over a prior of its parameters, mean_s phi(M(theta_s)), for D the geometric mean (the mean of log det):
+    `draws` of them, with the block-diagonal rows of `fisher_information(..., draws="separate")`.
 
     Args:
         kind: the letter.
@@ -220,6 +254,7 @@ def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any 
         moment: (p, p) for I.
         region: (m, p) for G; for I, rows whose mean outer product is the moment.
         q: positive number for phi.
+        draws: S, for the mean over S diagonal blocks of M; for A, D, I, c and phi.
 
     Returns:
         phi(M) -> scalar; +inf where M is singular. Differentiable where M is regular (E and G where the extreme is
@@ -236,7 +271,7 @@ def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any 
         >>> float(criterion("A")(jnp.ones((2, 2))))
         inf
 
-    Reference: Pukelsheim (1993), chapters 5, 6; Kiefer (1974).
+    Reference: Pukelsheim (1993), chapters 5, 6; Kiefer (1974); Chaloner and Larntz (1989) for the mean over a prior.
     """
     checks.require(kind in KINDS, "kind", repr(kind), f"one of {', '.join(KINDS)}", "'A' means tr M^-1")
     given = {"vector": vector, "moment": moment, "region": region, "q": q}
@@ -250,15 +285,19 @@ def criterion(kind: str, vector: Any = None, *, moment: Any = None, region: Any 
         f"{kind} with {list(wanted)}",
         remedy,
     )
+    averaged = draws is None or (draws >= 1 and kind in ("A", "D", "I", "c", "phi"))
+    checks.require(
+        averaged, "draws", f"{draws} for {kind}", "a positive number, with A, D, I, c or phi", "use phi for E"
+    )
     if kind == "c":
         checks.shape(vector, ("p",), "vector")
-        return Criterion(kind, moment=jnp.outer(vector, vector))
+        return Criterion(kind, moment=jnp.outer(vector, vector), draws=draws)
     if kind == "I" and region is not None:
-        return Criterion(kind, moment=information_matrix(region) / len(region))
+        return Criterion(kind, moment=information_matrix(region) / len(region), draws=draws)
     if q is not None:
         checks.require(checks.is_traced(q) or q > 0, "q", q, "a positive number", "use 'D' for the limit q -> 0")
         q = jnp.asarray(q)
-    return Criterion(kind, moment, region, q)
+    return Criterion(kind, moment, region, q, draws)
 
 
 def as_criterion(phi: str | Callable) -> Callable:
@@ -273,8 +312,8 @@ def slope(phi: Callable, M: Array) -> Array:
 
 
 def sensitivity(F: Array, G: Array) -> Array:
-    """f_i' G f_i for every row."""
-    return jnp.sum((F @ G) * F, 1)
+    """tr(M_i G) for every candidate: f_i' G f_i where it brings one row."""
+    return jnp.sum((F @ G) * F, tuple(range(1, F.ndim)))
 
 
 def unguarded(phi: Callable) -> Callable:

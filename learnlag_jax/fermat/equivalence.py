@@ -22,7 +22,7 @@ def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Arr
 
     Args:
         M: (p, p) information of a design of total weight 1, prior included.
-        F: (N, p) the pool the design is compared with.
+        F: (N, p) or (N, m, p) the pool the design is compared with.
         criterion: a letter, a `Criterion`, or any differentiable convex phi(M). For E with a repeated smallest eigenvalue
             one gradient certifies little: the gap is true but not tight; `optimal_weights` certifies with a mixture.
         prior: (p, p) the part of M that is not the design's.
@@ -46,7 +46,7 @@ def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Arr
     Reference: Pukelsheim (1993), chapter 7; MATH.md 4.
     """
     F, phi = wide_rows(F), as_criterion(criterion)
-    checks.shape(M, (F.shape[1], F.shape[1]), "M")
+    checks.shape(M, (F.shape[-1], F.shape[-1]), "M")
     return certificate(phi, jnp.asarray(M, F.dtype), F, prior)[0]
 
 

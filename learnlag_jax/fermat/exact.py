@@ -89,6 +89,7 @@ def exact_design(
     Reference: Fedorov (1972); MATH.md 4.
     """
     F, phi = wide_rows(F), as_criterion(criterion)
+    checks.shape(F, ("N", "p"), "F")
     checks.finite(F, "F")
     N, p = F.shape
     m = 0 if fixed is None else jnp.shape(fixed)[0]
@@ -113,14 +114,14 @@ def exact_design(
     key = jax.random.key(0) if key is None else key
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
     rows, value, sweeps, settled = _search(F, phi, base, key, n, replace, restarts, max_sweeps)
-    efficiency = _bound(F, phi, None if fixed is None and prior is None else base, n) / value
+    efficiency = approximate_bound(F, phi, None if fixed is None and prior is None else base, n) / value
     found = jnp.isfinite(value)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
     efficiency = jnp.where(found, jnp.clip(efficiency, 0, 1), 0)
     return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)
 
 
-def _bound(F: Array, phi: Callable, base: Array | None, n: int) -> Array:
+def approximate_bound(F: Array, phi: Callable, base: Array | None, n: int) -> Array:
     """A certified lower bound on phi over n rows: n times the information of the best weights."""
     if isinstance(phi, Criterion) and phi.kind == "T":
         return 1 / (n * jnp.max(jnp.sum(F**2, 1)) + (0 if base is None else jnp.trace(base)))
@@ -181,8 +182,11 @@ def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
     return jnp.where(regular_after, value, jnp.inf)
 
 
-def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, max_sweeps: int):
-    """Sweeps of single exchanges until one full sweep changes nothing."""
+@functools.partial(jax.jit, static_argnames=("replace", "max_sweeps"))
+def exchanged(
+    F: Array, phi: Callable, base: Array, rows: Array, replace: bool, max_sweeps: int, taken: Array | None = None
+):
+    """Sweeps of single exchanges until one full sweep changes nothing; rows of `taken` may not enter."""
     n = rows.size
     rounding = 100 * jnp.finfo(F.dtype).eps
     information = lambda rows: base + F[rows].T @ F[rows]
@@ -192,6 +196,8 @@ def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, 
         values = swapped_values(phi, M, F[rows[i]], F)
         if not replace:
             values = values.at[rows].set(jnp.inf)
+        if taken is not None:
+            values = jnp.where(taken, jnp.inf, values)
         j = jnp.argmin(values)
         better = values[j] < phi(M) * (1 - rounding) - rounding
         moved = rows.at[i].set(j.astype(jnp.int32))
@@ -213,7 +219,7 @@ def _exchange(F: Array, phi: Callable, base: Array, rows: Array, replace: bool, 
 @functools.partial(jax.jit, static_argnames=("n", "replace", "restarts", "max_sweeps"))
 def _search(F, phi, base, key, n, replace, restarts, max_sweeps):
     def one(key):
-        return _exchange(F, phi, base, spanning_start(F, base, key, n, replace), replace, max_sweeps)
+        return exchanged(F, phi, base, spanning_start(F, base, key, n, replace), replace, max_sweeps)
 
     rows, values, sweeps, settled = jax.lax.map(one, jax.random.split(key, restarts), batch_size=min(restarts, 8))
     best = jnp.argmin(values)

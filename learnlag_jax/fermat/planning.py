@@ -94,6 +94,7 @@ def least_time_path(
     if isinstance(F, int):
         return _on_sphere(F, n, as_criterion(criterion), objective)
     F, phi = wide_rows(F), as_criterion(criterion)
+    checks.shape(F, ("N", "p"), "F")
     checks.finite(F, "F")
     N, p = F.shape
     checks.require(
@@ -105,19 +106,19 @@ def least_time_path(
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
     options = {"replace": replace, "restarts": restarts, "key": key}
     if objective == "greedy":
-        chosen = _greedy(F, phi, small, n, replace)
+        chosen = greedy_rows(F, phi, small, n, replace)
     elif objective == "deadline":
         rows = exact_design(F, n, phi, prior=prior, **options).rows
-        chosen = rows[_greedy(F[rows], phi, small, n, False)]
+        chosen = rows[greedy_rows(F[rows], phi, small, n, False)]
     elif objective == "anytime":
         first_key, key = jax.random.split(jax.random.key(0) if key is None else key)
         first = min(p, n)
         block_first = exact_design(F, first, phi, prior=prior, replace=replace, restarts=restarts, key=first_key).rows
         taken = jnp.zeros(N, bool).at[block_first].set(not replace)
         known = small + F[block_first].T @ F[block_first]
-        starts = [_greedy(F, phi, small, n, replace)]
+        starts = [greedy_rows(F, phi, small, n, replace)]
         starts += (
-            [jnp.concatenate([block_first, _greedy(F, phi, known, n - first, replace, taken)])] if n > first else []
+            [jnp.concatenate([block_first, greedy_rows(F, phi, known, n - first, replace, taken)])] if n > first else []
         )
         starts += [spanning_start(F, base, k, n, replace) for k in jax.random.split(key, restarts)]
         chosen = _anytime(F, phi, base, jnp.stack(starts), min(p, n) if prior is None else 1, replace)
@@ -146,7 +147,7 @@ def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
 
 
 @functools.partial(jax.jit, static_argnames=("n", "replace"))
-def _greedy(F: Array, phi: Callable, base: Array, n: int, replace: bool, taken: Array | None = None) -> Array:
+def greedy_rows(F: Array, phi: Callable, base: Array, n: int, replace: bool, taken: Array | None = None) -> Array:
     """The best next row, n times."""
 
     def step(state, _):
@@ -166,7 +167,7 @@ def _blocks(F: Array, phi: Callable, base: Array, small: Array, n: int, block: i
         fixed = F[chosen] if chosen.size else None
         rows = left[exact_design(F[left], size, phi, fixed=fixed, prior=base, **options).rows]
         known = small + F[chosen].T @ F[chosen]
-        chosen = jnp.concatenate([chosen, rows[_greedy(F[rows], phi, known, size, False)]])
+        chosen = jnp.concatenate([chosen, rows[greedy_rows(F[rows], phi, known, size, False)]])
         if not options["replace"]:
             left = jnp.setdiff1d(left, rows)
     return chosen

@@ -42,6 +42,40 @@ class Ray(NamedTuple):
     steps: Array | int
 
 
+def optical_length(index: Callable, points) -> Array:
+    """The time along a given path through a medium, by the midpoint rule: Fermat's functional itself.
+
+        T = integral n(x) |dx|
+
+    In space n is the refractive index. With the error (or any information that falls or grows) as the one coordinate and
+    n = 1 / eta, the inverse of the learning rate eta = - d eps / dt, it is the learning time of eq. 5: the same functional.
+
+    Args:
+        index: `index(x)` -> positive scalar, time per length.
+        points: (n, d) along the path, floats.
+
+    Returns:
+        Scalar; the error falls as the square of the spacing.
+
+    Raises:
+        InputError, DTypeError: points of another shape or not floating.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fermat import optical_length
+        >>> error = jnp.linspace(1.0, 0.25, 1001)[:, None]  # d eps / dt = - eps: from 1 to 1/4 in log 4
+        >>> round(float(optical_length(lambda eps: 1 / eps[0], error)), 4)
+        1.3863
+
+    Reference: MATH.md 2, eq. 2; MATH.md 3, eq. 5.
+    """
+    checks.shape(points, ("n", "d"), "points")
+    checks.floating(points, "points")
+    n, points = checks.scalar_function(index, "index"), jnp.asarray(points)
+    length = lambda a, b: n((a + b) / 2) * jnp.sqrt(jnp.sum((b - a) ** 2))
+    return jnp.sum(jax.vmap(length)(points[:-1], points[1:]))
+
+
 def ray(index: Callable, x0, x1, *, intervals: int = 64, guess: Callable | None = None, max_steps: int = 60) -> Ray:
     """The path of stationary optical length between two points: Fermat's principle.
 
@@ -78,6 +112,4 @@ def ray(index: Callable, x0, x1, *, intervals: int = 64, guess: Callable | None 
     L = lambda s, x, v: n(x) ** 2 * jnp.sum(v**2) / 2
     one = jnp.ones((), jnp.result_type(x0))
     path = variation.stationary_path(L, x0, x1, 0 * one, one, intervals=intervals, guess=guess, max_steps=max_steps)
-    x = path.value
-    length = lambda a, b: n((a + b) / 2) * jnp.sqrt(jnp.sum((b - a) ** 2))
-    return Ray(jnp.sum(jax.vmap(length)(x[:-1], x[1:])), x, path.index, path.residual, path.status, path.steps)
+    return Ray(optical_length(n, path.value), path.value, path.index, path.residual, path.status, path.steps)

@@ -257,7 +257,7 @@ def learning_time_ratio(
         key: typed random key; None takes `jax.random.key(0)`.
 
     Returns:
-        `Ratio`: below 1 where the first is faster. Censored runs count with the budget, so the ratio is conservative.
+        `Ratio`: below 1 where the first is faster. Runs that do not reach count with the budget: a ratio of means of min(T, budget).
 
     Raises:
         InputError: unequal lengths.

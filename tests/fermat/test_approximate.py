@@ -140,7 +140,7 @@ def test_against_a_general_optimiser(kind, float64):
     assert float(design.gap) <= 1e-9
 
 
-def test_pool_longer_than_the_active_list_and_both_precisions(dtype):
+def test_pool_longer_than_the_active_set_and_both_precisions(dtype):
     F = jnp.asarray(np.random.default_rng(2).normal(size=(3000, 3)), dtype)
     design = optimal_weights(F)
     assert design.weights.dtype == dtype

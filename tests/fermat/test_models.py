@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import brentq
 
 from learnlag_jax import InputError
-from learnlag_jax.fermat import fisher_information, information_matrix, optimal_weights
+from learnlag_jax.fermat import criterion, fisher_information, information_matrix, optimal_weights
 from learnlag_jax.testing import assert_within_se
 
 
@@ -102,3 +102,63 @@ def test_bad_input_is_refused_by_name():
         fisher_information(lambda th, x: th * x, jnp.float32(1.0), jnp.ones(3), family="normal")
     with pytest.raises(InputError, match="model"):
         fisher_information(lambda th, x: jnp.stack([th, x]), jnp.float32(1.0), jnp.ones(3, jnp.float32))
+    with pytest.raises(InputError, match="draws"):
+        fisher_information(lambda th, x: th * x, jnp.ones(2, jnp.float32), jnp.ones(3, jnp.float32), draws="all")
+
+
+def _log_det_over_prior(F, w):
+    """The textbook value: the mean over draws of -log det M / p, without the library's block matrix."""
+    M = np.einsum("i,isa,isb->sab", w, F, F)
+    return -np.mean(np.linalg.slogdet(M)[1]) / F.shape[2]
+
+
+def test_information_averaged_over_a_prior(float64):
+    x = jnp.linspace(0.1, 5.0, 7)
+    draws = jnp.asarray([[1.0, 0.5], [1.0, 2.0], [2.0, 1.0]])
+    mean = lambda th, x: th[0] * x / (th[1] + x)
+    local = [fisher_information(mean, theta, x, noise=0.5) for theta in draws]
+    averaged = information_matrix(fisher_information(mean, draws, x, noise=0.5, draws="average"))
+    np.testing.assert_allclose(averaged, sum(information_matrix(F) for F in local) / 3, rtol=1e-12)
+    at_the_mean = information_matrix(fisher_information(mean, draws.mean(0), x, noise=0.5))
+    assert not np.allclose(at_the_mean, averaged, rtol=0.02)  # the control: not the information at the mean parameter
+    w = jnp.linspace(1.0, 2.0, 7) / 10.5
+    blocks = information_matrix(fisher_information(mean, draws, x, noise=0.5, draws="separate"), w)
+    F = np.stack([np.asarray(F) for F in local], 1)
+    assert float(jnp.log(criterion("D", draws=3)(blocks))) == pytest.approx(_log_det_over_prior(F, w), rel=1e-12)
+    traces = [float(criterion("A")(information_matrix(F, w))) for F in local]
+    assert float(criterion("A", draws=3)(blocks)) == pytest.approx(np.mean(traces), rel=1e-12)
+
+
+def test_bayesian_d_optimal_logistic_design_spreads_with_the_prior(float64):
+    """Chaloner and Larntz (1989): with little doubt two points, as the local design; with much doubt, more."""
+    x = jnp.linspace(-1.2, 1.2, 61)
+    logit = lambda th, x: th[1] * (x - th[0])
+    supports = []
+    for width in (0.05, 1.0):
+        centres = jnp.linspace(-width, width, 7)
+        draws = jnp.stack([centres, jnp.full(7, 7.0)], 1)
+        rows = fisher_information(logit, draws, x, family="bernoulli", draws="separate")
+        design = optimal_weights(rows, criterion("D", draws=7))
+        assert float(design.gap) <= 1e-9
+        where, _ = _support(x, design)
+        supports.append(np.sum(np.diff(where) > 0.041) + 1)  # neighbours on the grid are one point
+        # the equivalence theorem by hand: mean_s f' M_s^-1 f / p <= 1 everywhere
+        F = np.asarray(rows).reshape(61, 7, 7, 2)[:, np.arange(7), np.arange(7)]
+        M = np.einsum("i,isa,isb->sab", np.asarray(design.weights), F, F)
+        worth = np.einsum("isa,sab,isb->i", F, np.linalg.inv(M), F) / (7 * 2)
+        assert worth.max() <= 1 + 1e-8
+        local = optimal_weights(fisher_information(logit, jnp.array([0.0, 7.0]), x, family="bernoulli"), "D")
+        if width == 1.0:
+            assert (
+                _log_det_over_prior(F, np.asarray(local.weights))
+                > _log_det_over_prior(F, np.asarray(design.weights)) + 0.1
+            )
+    assert supports[0] == 2
+    assert supports[1] >= 4
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="2 blocks of one size"):
+        criterion("D", draws=2)(jnp.eye(3))
+    with pytest.raises(InputError, match="draws"):
+        criterion("E", draws=2)

@@ -37,6 +37,20 @@ def test_kaplan_meier_against_scipy(float64):
     ) < float(np.median(times))
 
 
+def test_restricted_mean_and_median_against_scipy(float64):
+    """The mean of min(T, budget) is the area under scipy's survival curve, the median its first step to a half."""
+    rng = np.random.default_rng(3)
+    times, reached, budget = rng.exponential(10.0, size=50), rng.random(50) < 0.6, 18.0
+    summary = learning_time_summary(jnp.asarray(times), jnp.asarray(reached), budget, draws=50)
+    sf = scipy.stats.ecdf(scipy.stats.CensoredData.right_censored(times, ~reached)).sf
+    ends = np.concatenate([[0.0], sf.quantiles[sf.quantiles < budget], [budget]])
+    area = np.sum(np.diff(ends) * np.concatenate([[1.0], sf.probabilities[sf.quantiles < budget]]))
+    assert float(summary.restricted_mean) == pytest.approx(area, rel=1e-12)
+    assert float(summary.median) == sf.quantiles[np.argmax(sf.probabilities <= 0.5)]
+    dropped = np.minimum(times[reached], budget).mean()  # the control: censored runs dropped
+    assert dropped < area * 0.9
+
+
 def test_without_censoring_everything_is_elementary(dtype):
     times = jnp.asarray([3.0, 1.0, 2.0, 5.0, 4.0], dtype)
     s = learning_time_summary(times, jnp.ones(5, bool), 10.0, draws=200)

@@ -1,9 +1,9 @@
-"""The engine of approximate designs: Newton on a short active list of candidates, fed with the worst violators of the pool.
+"""The engine of approximate designs: Newton on an active set of candidates, fed with the worst violators of the pool.
 
     multiplicative steps on the pool -> the heaviest candidates -> burn-in and trimming -> Newton on their weights
     -> certificate over the pool -> worst violators in, and again
 
-The active list has a fixed length (twice the support that Caratheodory allows), so one compilation serves a pool shape and memory
+The active set has a fixed length (twice the support that Caratheodory allows), so one compilation serves a pool shape and memory
 is O(N p). Comes from: `optimal_weights`. Reference: Harman, Filova and Richtarik (2020); MATH.md 4.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from learnlag_jax.fermat.criteria import regular, sensitivity, slope, unguarded
+from learnlag_jax.fermat.criteria import Criterion, block_size, flat, inverse, regular, sensitivity, slope, unguarded
 from learnlag_jax.fermat.equivalence import certificate
 from learnlag_jax.trees import fill_where
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -47,8 +47,8 @@ class Design(NamedTuple):
     steps: Array
 
 
-def _capacity(N: int, p: int) -> int:
-    """Length of the active list: twice the support Caratheodory allows, and room for violators."""
+def capacity(N: int, p: int) -> int:
+    """Length of the active set: twice the support Caratheodory allows, and room for violators."""
     return min(N, max(200, p * (p + 1) + 8 * p))
 
 
@@ -61,7 +61,8 @@ def _support_size(w: Array) -> Array:
 
 
 def weighted_information(rows: Array, w: Array, prior: Array | None) -> Array:
-    M = rows.T @ (rows * w[:, None])
+    weighted = rows * jnp.expand_dims(w, tuple(range(1, rows.ndim)))
+    M = flat(rows).T @ flat(weighted)
     return M if prior is None else M + prior
 
 
@@ -73,18 +74,18 @@ def _multiplicative(rows: Array, w: Array, phi: Callable, prior: Array | None) -
     return _normalised(w * (s / jnp.max(s)) ** jnp.asarray(1 / (order + 1), w.dtype))
 
 
-def _first_list(F: Array, w: Array, capacity: int) -> Array:
+def _first_set(F: Array, w: Array, length: int) -> Array:
     """Indices to start from: half drawn evenly along the mass of w (so the list spans), the rest the heaviest."""
-    if capacity == F.shape[0]:
-        return jnp.arange(capacity, dtype=jnp.int32)
-    marks = (jnp.arange(capacity // 2).astype(w.dtype) + 0.5) / (capacity // 2)
+    if length == F.shape[0]:
+        return jnp.arange(length, dtype=jnp.int32)
+    marks = (jnp.arange(length // 2).astype(w.dtype) + 0.5) / (length // 2)
     even = jnp.clip(jnp.searchsorted(jnp.cumsum(w), marks), 0, F.shape[0] - 1)
-    return jax.lax.top_k(w.at[even].set(jnp.inf), capacity)[1].astype(jnp.int32)
+    return jax.lax.top_k(w.at[even].set(jnp.inf), length)[1].astype(jnp.int32)
 
 
 def _burn_in(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
     """Multiplicative steps and trimming, until nearly optimal on a support that Newton can take."""
-    p = rows.shape[1]
+    p = rows.shape[-1]
 
     def cond(carry):
         w, efficiency, k = carry
@@ -103,16 +104,28 @@ def _burn_in(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array
 
 
 def weight_hessian(rows: Array, M: Array, phi: Callable) -> Array:
-    """d^2 phi / dw_i dw_j = f_i' (dG along f_j f_j') f_i, with G = d phi / dM, by one jvp a row."""
-    outer = rows[:, :, None] * rows[:, None, :]
+    """d^2 phi / dw_i dw_j = tr(M_i (dG along M_j)), with M_i = f_i f_i' and G = d phi / dM, by one jvp a candidate."""
+    if isinstance(phi, Criterion) and phi.kind in ("A", "D", "I", "c") and phi.draws is None and rows.ndim == 2:
+        return _rank_one_hessian(rows, inverse(M), phi, M)
+    outer = jnp.einsum("i...a,i...b->iab", rows, rows)
     turn = lambda dM: jax.jvp(jax.grad(unguarded(phi)), (M,), (dM,))[1]
     K = rows.shape[0]
     H = outer.reshape(K, -1) @ jax.vmap(turn)(outer).reshape(K, -1).T
     return (H + H.T) / 2
 
 
+def _rank_one_hessian(rows: Array, D: Array, phi: Criterion, M: Array) -> Array:
+    """The same for single rows, entry by entry: 2 (f_i' D f_j)(f_i' D C D f_j) for tr C D; p times fewer products."""
+    cross = rows @ D @ rows.T
+    if phi.kind == "D":
+        p, s = M.shape[0], jnp.diagonal(cross)
+        return phi.unguarded(M) / p * (cross**2 + s[:, None] * s[None, :] / p)
+    B = D @ D if phi.kind == "A" else D @ jnp.asarray(phi.moment, D.dtype) @ D
+    return 2 * cross * (rows @ ((B + B.T) / 2) @ rows.T)
+
+
 def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
-    """Newton on the weights of the active list with sum fixed; weights that reach zero leave."""
+    """Newton on the weights of the active set with sum fixed; weights that reach zero leave."""
     eps = jnp.finfo(w.dtype).eps
     value = lambda w: phi(weighted_information(rows, w, prior))
 
@@ -173,15 +186,16 @@ def _add_violators(s: Array, level: Array, chosen: Array, w: Array, p: int, mass
 def solve_weights(
     F: Array, phi: Callable, prior: Array | None, tol: Array, max_rounds: int, start: Array | None = None
 ) -> Design:
-    N, p = F.shape
+    N, p = F.shape[0], F.shape[-1]
     spans = regular(weighted_information(F, jnp.full(N, 1 / N, F.dtype), prior))
+    length = capacity(N, block_size(phi, p))
     warm, mass = start is not None, jnp.asarray(0.03, F.dtype)
     if start is None:
         spread = jax.lax.fori_loop(0, 8, lambda _, w: _multiplicative(F, w, phi, prior), jnp.full(N, 1 / N, F.dtype))
-        chosen = _first_list(F, spread, _capacity(N, p))
+        chosen = _first_set(F, spread, length)
         w = _normalised(_normalised(spread[chosen]) + 1 / chosen.size)
     else:
-        w, chosen = jax.lax.top_k(start, _capacity(N, p))
+        w, chosen = jax.lax.top_k(start, length)
         chosen, mass = chosen.astype(jnp.int32), jnp.minimum(mass, 1 / phi.q.astype(F.dtype))
 
     def cond(carry):

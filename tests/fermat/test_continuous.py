@@ -1,0 +1,83 @@
+"""Designs on continuous regions: the sphere's closed forms, known optima between grid points, honest residuals."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from learnlag_jax import InputError, Status
+from learnlag_jax.fermat import continuous_design, criterion, exact_design, information_matrix
+
+SQUARE = (jnp.array([-1.0, -1.0]), jnp.array([1.0, 1.0]))
+
+
+def _quadratic(x):
+    return jnp.concatenate([jnp.ones(1, x.dtype), x, x**2, x[:1] * x[1:]])
+
+
+def test_the_sphere_reaches_the_bound_of_tight_frames(float64):
+    design = continuous_design(lambda x: x, 4, 6, restarts=4)
+    assert float(design.value) == pytest.approx(16 / 6, rel=1e-12)
+    np.testing.assert_allclose(jnp.sum(design.points**2, 1), 1, rtol=1e-12)
+    assert int(design.status) == 0
+    assert float(design.efficiency) > 0.999
+
+
+def test_gradient_finds_what_three_levels_miss(float64):
+    grid = jnp.asarray(list(itertools.product([-1.0, 0.0, 1.0], repeat=2)))
+    levels = exact_design(jax.vmap(_quadratic)(grid), 7)
+    polished = continuous_design(_quadratic, SQUARE, 7, restarts=1, start=grid[levels.rows])
+    assert float(polished.value) < 0.99 * float(levels.value)  # three levels are not optimal here
+    assert int(polished.status) == 0
+    F = jax.vmap(_quadratic)(polished.points)
+    assert float(criterion("A")(information_matrix(F))) == pytest.approx(float(polished.value), rel=1e-12)
+    assert float(jnp.abs(polished.points).max()) <= 1
+
+
+def test_michaelis_menten_points_between_grid_points(float64):
+    K, b = 1.5, 6.0
+    row = lambda x: jnp.concatenate([x / (K + x), -2.0 * x / (K + x) ** 2])
+    design = continuous_design(row, (jnp.array([0.01]), jnp.array([b])), 4, "D", restarts=4)
+    np.testing.assert_allclose(np.sort(design.points[:, 0]), [K * b / (2 * K + b)] * 2 + [b] * 2, rtol=1e-6)
+    assert float(design.efficiency) == pytest.approx(1, abs=1e-5)
+    few = continuous_design(row, (jnp.array([0.01]), jnp.array([b])), 4, "D", restarts=1, max_steps=1)
+    assert int(few.status) == Status.max_steps  # the control: one step is not presented as an optimum
+    assert float(few.residual) > 1e-3
+
+
+def test_fixed_rows_and_prior_are_counted(float64):
+    line = lambda x: jnp.concatenate([jnp.ones(1, x.dtype), x])
+    region = (jnp.array([-1.0]), jnp.array([1.0]))
+    fixed = jnp.asarray([[1.0, 1.0], [1.0, 1.0]])
+    design = continuous_design(line, region, 2, "D", fixed=fixed, restarts=2)
+    np.testing.assert_allclose(design.points[:, 0], [-1, -1], atol=1e-6)
+    single = continuous_design(line, region, 1, "A", prior=jnp.diag(jnp.array([0.0, 1.0])), restarts=2)
+    # M = [[1, x], [x, 1 + x^2]] has determinant 1: tr M^-1 = 2 + x^2, least in the middle
+    np.testing.assert_allclose(single.points, 0, atol=1e-6)
+    assert float(single.value) == pytest.approx(2, rel=1e-9)
+
+
+def test_a_model_that_cannot_be_told_apart_is_named(dtype):
+    twice = lambda x: jnp.concatenate([x, 2 * x])
+    design = continuous_design(twice, (jnp.zeros(1, dtype), jnp.ones(1, dtype)), 3, restarts=2)
+    assert int(design.status) == Status.rank_deficient
+    assert np.isnan(design.points).all()
+    assert float(design.value) == np.inf
+    assert float(design.efficiency) == 0
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: continuous_design(lambda x: x, 3, 2), "at least p = 3"),
+        (lambda: continuous_design(lambda x: x, (jnp.ones(2), jnp.zeros(2)), 3), "low < high"),
+        (lambda: continuous_design(lambda x: x[0], 3, 4), "model"),
+        (lambda: continuous_design(lambda x: x, 2, 3, start=jnp.ones((2, 2))), "start"),
+        (lambda: continuous_design(lambda x: x, 2, 3, fixed=jnp.ones((1, 3))), "fixed"),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
