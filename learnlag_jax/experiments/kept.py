@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from learnlag_jax import checks
 from learnlag_jax.experiments import checkpoint
@@ -22,7 +22,7 @@ class Result(NamedTuple):
         spent: training seconds without compiling and evaluating.
         skipped: steps with a non-finite number.
         parameters, state_bytes: how many, and the optimiser's memory.
-        audit: relative stationarity residual and its parts (RMS), if watched.
+        audit: relative stationarity residual, its parts (RMS), and the residual of the last steps, if watched.
     """
 
     workload: str
@@ -38,7 +38,7 @@ class Result(NamedTuple):
     skipped: int
     parameters: int
     state_bytes: int
-    audit: dict[str, float] | None
+    audit: dict[str, Any] | None
 
 
 def save(path: Path, result: Result) -> None:
@@ -71,10 +71,7 @@ def load(path: Path, tell: Callable[[str], None] = lambda text: None) -> Result 
         read = json.loads(path.read_text("utf-8"))
         if read != checkpoint.sealed(read["record"]):
             raise ValueError("the seal is broken")
-        found = {
-            key: tuple(map(_number, x)) if isinstance(x, list) else _number(x) for key, x in read["record"].items()
-        }
-        return Result(**found)
+        return Result(**_number(read["record"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         tell(f"{path}: not used ({type(error).__name__}: {str(error)[:80]}); the trial runs again")
         return None
@@ -95,4 +92,6 @@ def plain(x):
 def _number(x):
     if isinstance(x, dict):
         return {key: _number(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return tuple(map(_number, x))
     return NUMBERS.get(x, x) if isinstance(x, str) else x

@@ -170,7 +170,7 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
         }
     limits = {
         "initialization_timeout": 120,
-        "heartbeat_timeout_seconds": max(10, int(arguments.limit)),
+        "heartbeat_timeout_seconds": max(10, int(arguments.limit / 2)),
         "shutdown_timeout_seconds": 60,
     }
     try:

@@ -80,19 +80,14 @@ def _motion(name: str, entries: list[Entry], unit: str) -> Figure:
             panel.set_title(label(title), fontsize=8.5)
             panel.set_xlabel("step")
             panel.tick_params(labelsize=8)
-        for panel in axes[1:]:
-            panel.set_yscale("symlog", linthresh=_threshold(panel))
+        axes[1].axhline(0, color="#1d2430", linewidth=0.8)
+        axes[2].axhline(0, color="#1d2430", linewidth=0.8)
         if series:
             axes[0].legend(fontsize=8)
 
-    caption = f"{entries[0].workload}: the training loss in motion, mean over seeds, smoothed by local parabolas; symmetric logarithms."
+    caption = f"{entries[0].workload}: the training loss in motion, mean over seeds, smoothed by local parabolas; deceleration is positive while the fall slows down."
     who = ", ".join(e.optimiser for e in entries)
     return Figure(name, caption, f"Training loss, its speed and its deceleration for {who}.", series, draw)
-
-
-def _threshold(panel) -> float:
-    values = np.abs(np.concatenate([line.get_ydata() for line in panel.get_lines()] or [np.ones(1)]))
-    return max(float(np.quantile(values, 0.25)), 1e-12)
 
 
 def _loss_motion(entry: Entry) -> dict[str, np.ndarray] | None:
@@ -111,7 +106,7 @@ def _loss_motion(entry: Entry) -> dict[str, np.ndarray] | None:
     if not np.isfinite(mean).all():
         return None
     with jax.enable_x64(True):
-        motion = information.loss_motion(mean, bandwidth=max(3.0, n / 40))
+        motion = information.loss_motion(mean, bandwidth=max(5.0, n / 20))
     return {name: np.asarray(value) for name, value in motion._asdict().items()}
 
 

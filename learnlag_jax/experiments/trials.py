@@ -47,6 +47,7 @@ RUN = {
     "audit": Key(bool, False),
     "keep_checkpoints": Key(bool, False),
 }
+METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": live.STRIDE}  # of the learning Lagrangian
 PACKAGES = ("learnlag_jax", "jax", "jaxlib", "optax", "numpy")
 
 
@@ -104,6 +105,7 @@ def read(path: Path) -> Comparison:
     source = config.read(path)
     config.only(source, ("run", "workload", "optimiser"))
     options = config.table(source, "run", RUN)
+    options["audit"] = dict(METRIC) if options["audit"] else None
     comparison = Comparison(
         options, workloads.read(source, options["batch"]), optimisers.read(source, options["steps"])
     )
@@ -124,12 +126,13 @@ def _versions() -> str:
 
 
 class Runner(NamedTuple):
-    """Where and how trials run: the directory of all, the processes, the meter, and `stop()`."""
+    """Where and how trials run: the directory of all, the processes, the meter, `stop()`, and who looks on."""
 
     directory: Path
     group: processes.Group = processes.ALONE
     meter: progress.Meter = progress.SILENT
     stop: Callable[[], bool] = lambda: False
+    look: Callable[[Trial, int, program.Carry], None] = lambda trial, step, carry: None
 
 
 def run_all(
@@ -223,7 +226,8 @@ def _one(comparison, runner: Runner, choice, workload, optimiser: Optimiser, com
 def _compile(comparison: Comparison, task: program.Task, point: Point) -> program.Program:
     steps, make = comparison.plan.steps, point.make
     if comparison.options["audit"]:
-        make = lambda settings: live.watch_stationarity(point.make(settings), memory=min(steps, 1024))
+        metric = {key: value for key, value in comparison.options["audit"].items() if key != "b1"}
+        make = lambda settings: live.watch_stationarity(point.make(settings), memory=min(steps, 1024), **metric)
     shard = comparison.options["shard"] == "parameters"
     view = optimisers.evaluation_params
     return program.compile_program(task, make, point.settings, shard_parameters=shard, view=view)
@@ -236,6 +240,7 @@ def _train(comparison, runner: Runner, compiled, task, trial: Trial, home: Path)
         runner.group.beat(processes.STEP)
         runner.meter.advance(step - told[0], float(report.loss))
         told[0] = step
+        runner.look(trial, step, carry)
 
     try:
         outcome = run.train(
@@ -263,15 +268,18 @@ def _train(comparison, runner: Runner, compiled, task, trial: Trial, home: Path)
 def _facts(comparison: Comparison, point: Point, outcome: run.Outcome) -> dict[str, Any]:
     carry, watched = outcome.carry, live.find(outcome.carry.state)
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(carry.params))
-    audit = None
-    if watched is not None:
-        watched = processes.gather(watched._replace(inner=(), nu=watched.nu[:0], last=watched.last[:0]))
-        if int(watched.count) >= 3:
-            found = live.audited(watched, schedule=lambda k: np.asarray(point.share(k - 1)))
-            rms = {
-                key: float(np.sqrt(np.mean(getattr(found, key) ** 2))) for key in ("unexplained", "drift", "correction")
-            }
-            audit = {"relative": float(found.relative), **rms, "learning_rate": float(found.learning_rate)}
-    own = carry.state if live.find(carry.state) is None else live.find(carry.state).inner
+    own = carry.state if watched is None else watched.inner
     state = program.state_bytes(carry._replace(state=own))
-    return {"skipped": int(carry.skipped), "parameters": size, "state_bytes": state, "audit": audit}
+    found = None if watched is None else audit_of(watched, point, comparison.options["audit"])
+    return {"skipped": int(carry.skipped), "parameters": size, "state_bytes": state, "audit": found}
+
+
+def audit_of(watched: live.LiveState, point: Point, metric: dict[str, Any]) -> dict[str, Any] | None:
+    """What the live audit says, as plain numbers; None before the third step. Every process must call it."""
+    seen = processes.gather(watched._replace(inner=(), nu=(), last=()))
+    if int(seen.count) < 3:
+        return None
+    found = live.audited(seen, schedule=lambda k: np.asarray(point.share(np.asarray(k) - 1)), b1=metric["b1"])
+    rms = {key: float(np.sqrt(np.mean(getattr(found, key) ** 2))) for key in ("unexplained", "drift", "correction")}
+    numbers = {"relative": float(found.relative), **rms, "learning_rate": float(found.learning_rate)}
+    return numbers | {"last_step": int(seen.count), "residual": [float(x) for x in found.residual]}
