@@ -6,15 +6,17 @@ name and renamed when it is whole. `save` returns only when the step is on disk,
 Nothing but this module touches orbax. Reference: the fault list, 44-52 and 62.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +47,7 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
 
     Args:
         directory: made if absent.
-        step: names the checkpoint; an existing one of the same step is left as it is.
+        step: names the checkpoint; one of the same step, which a run meets only if `restore` passed over it, is replaced.
         tree: pytree of JAX or NumPy arrays and typed keys.
         identity: what the run is (hash of its configuration, of its data): `restore` refuses another.
         keep: how many of the newest stay.
@@ -58,8 +60,6 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
     first = jax.process_index() == 0
     if first:
         rundir.refuse_links(directory)
-    if target.exists():
-        return
     leaves = _named(tree)
     record = {
         "schema": SCHEMA,
@@ -73,11 +73,13 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
         directory.mkdir(parents=True, exist_ok=True)
         _write_state(draft / "state", _slots(leaves))
         if first:
-            text = json.dumps(_sealed(record | {"files": _checksums(draft)}), indent=1)
+            text = json.dumps(sealed(record | {"files": _checksums(draft)}), indent=1)
             (draft / "record.json").write_text(text, "utf-8")
-            _sync(*draft.rglob("*"), draft)
+            sync(*draft.rglob("*"), draft)
+            if target.exists():
+                _set_aside(target)
             os.rename(draft, target)
-            _sync(directory)  # a rename is atomic, but not durable until its parent is written
+            sync(directory)  # a rename is atomic, but not durable until its parent is written
             _prune(directory, keep)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"saved {target.name}")
@@ -120,6 +122,12 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(path.name) for path in directory.glob("*") if STEP.fullmatch(path.name))
 
 
+def remove(directory: Path) -> None:
+    """Remove all steps of a run that needs them no more."""
+    _prune(directory, 0)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 class _Damage(Exception):
     """One step cannot be trusted; an older one may."""
 
@@ -145,7 +153,8 @@ def _restore_step(path: Path, step: int, like: PyTree, identity: Mapping[str, st
     return jax.tree.unflatten(jax.tree.structure(like), whole)
 
 
-def _sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the SHA-256 of its canonical text, which `==` checks when it is read back."""
     text = json.dumps(record, sort_keys=True)
     return {"record": record, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -154,7 +163,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     """What stands beside the state, with its seal unbroken."""
     try:
         sealed = json.loads((path / "record.json").read_text("utf-8"))
-        if sealed != _sealed(sealed["record"]):
+        if sealed != sealed(sealed["record"]):
             raise ValueError("the seal is broken")
         return sealed["record"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -203,19 +212,31 @@ def _same_run(path: Path, record: dict, leaves: Mapping[str, Any], identity: Map
 def _write_state(path: Path, slots: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(path, args=ocp.args.StandardSave(slots), force=True)
+    with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.StandardSave(slots), force=True)
 
 
 def _read_state(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     try:
-        with warnings.catch_warnings(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with _quiet(), warnings.catch_warnings(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             warnings.simplefilter("ignore")  # orbax advises on shardings that are given here on purpose
-            return checkpointer.restore(path, args=ocp.args.StandardRestore(wanted))
+            return checkpointer.restore(path.absolute(), args=ocp.args.StandardRestore(wanted))
     except Exception as error:
         raise _Damage(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs the traceback of what it also raises; here it becomes one line."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
@@ -252,7 +273,8 @@ def _describe(leaf) -> str:
     return f"{np.dtype(leaf.dtype).name}[{','.join(map(str, leaf.shape))}]"
 
 
-def _sync(*paths: Path) -> None:
+def sync(*paths: Path) -> None:
+    """Files and directories are on disk, and not only in memory, when this returns."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -262,7 +284,14 @@ def _sync(*paths: Path) -> None:
 
 
 def _prune(directory: Path, keep: int) -> None:
-    for step in steps(directory)[:-keep]:
-        aside = directory / f".old-{step:08d}"
-        os.rename(directory / f"{step:08d}", aside)  # so that a kill during removal leaves no half step
-        shutil.rmtree(aside, ignore_errors=True)
+    found = steps(directory)
+    for step in found[: max(0, len(found) - keep)]:
+        _set_aside(directory / f"{step:08d}")
+
+
+def _set_aside(path: Path) -> None:
+    """Remove a step; a kill meanwhile leaves no half of it under its name."""
+    aside = path.with_name(f".old-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)

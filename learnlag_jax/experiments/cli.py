@@ -2,7 +2,7 @@
 
 Exit codes: 0 done and verified; 1 a claim failed or a control was not rejected; 2 wrong input, option or
 configuration, or an optional package is absent; 3 a solve failed; 4 reading or writing failed; 5 a checkpoint is
-damaged; 130 interrupted. A command adds its arguments with `add_arguments(parser)` and runs as
+damaged; 75 stopped early with everything saved, the same command goes on; 130 interrupted. A command adds its arguments with `add_arguments(parser)` and runs as
 `COMMAND(arguments) -> exit code`, where COMMAND is its own name.
 """
 
@@ -16,16 +16,21 @@ from collections.abc import Sequence
 import jax
 
 from learnlag_jax import checks
+from learnlag_jax.experiments.run import Interrupted
 
 COMMANDS = {
     "report": "derive and verify the paper's equations on real data, and write the report",
     "design": "choose the best rows of a CSV table, with a certificate",
     "kinematics": "velocity and acceleration of information along a text, with bands, fit and test",
+    "compare": "optimisers on workloads by time to target; kept trials, several processes",
+    "audit": "is a training run a stationary path? live or from a recorded trajectory",
 }
 
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (checks.CheckpointError, 5),
     (checks.SolveError, 3),
+    (Interrupted, 75),
+    (jax.errors.JaxRuntimeError, 3),
     (OSError, 4),
     (ModuleNotFoundError, 2),
     (checks.InputError, 2),
@@ -58,6 +63,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     arguments, unknown = top.parse_known_args(list(words))
     if unknown:
         subs[arguments.command].error(f"unknown argument {unknown[0]}")
+    arguments.words = tuple(words)
     return arguments
 
 

@@ -3,7 +3,7 @@
     carry = (params, optimiser state, key, step, skipped, in_a_row)        carry', report = advance(carry, batch, stop, settings)
 
 A step with a non-finite loss, gradient or update leaves parameters and optimiser state untouched and is counted.
-Comes from: `Task`. Goes to: `run`, which adds the host: saving, signals, patience.
+Comes from: `Task`. Goes to: `run`, which adds the host: saving and signals.
 """
 
 import math
@@ -64,19 +64,19 @@ class Program(NamedTuple):
     Attributes:
         init: `init(seed, settings) -> Carry`.
         advance: `advance(carry, batch, stop, settings) -> (Carry, Report)`; the carry it was given is used up.
-        evaluate: `evaluate(params) -> float`.
+        evaluate: `evaluate(carry) -> float`.
         place: host batch -> device batch, split over the devices along its leading axis.
         flag: bool -> the `stop` argument.
     """
 
     init: Callable[[int, Mapping], Carry]
     advance: Callable[..., tuple[Carry, Report]]
-    evaluate: Callable[[PyTree], float]
+    evaluate: Callable[[Carry], float]
     place: Callable[[PyTree], PyTree]
     flag: Callable[[bool], Array]
 
 
-def step(task: Task, make: Callable[[Mapping], Any], patience: int) -> Callable[..., tuple[Carry, Report]]:
+def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carry, Report]]:
     """`advance(carry, batch, stop, settings)`: one optimiser step that a non-finite number cannot damage."""
 
     def advance(carry, batch, stop, settings):
@@ -107,10 +107,10 @@ def compile_program(
     task: Task,
     make: Callable[[Mapping], Any],
     settings: Mapping[str, float],
-    patience: int = 10,
     *,
     devices: list | None = None,
     shard_parameters: bool = False,
+    view: Callable[[PyTree, PyTree], PyTree] = lambda state, params: params,
 ) -> Program:
     """Compile a task with an optimiser, once; a batch of another shape is then an error and never a second compilation.
 
@@ -118,8 +118,8 @@ def compile_program(
         task: what is trained.
         make: `make(settings) -> optax.GradientTransformation`, called under trace.
         settings: example settings; their values stay arguments of the compiled step.
-        patience: see `Plan`.
         devices: where to run, data parallel; None takes all, over all processes.
+        view: `view(optimiser state, params)`: the parameters that are evaluated.
         shard_parameters: split parameters and optimiser state over the devices too, where a leading axis divides.
 
     Raises:
@@ -156,7 +156,7 @@ def compile_program(
         carry = begin(jax.random.key(0), settings)
         advance = (
             jax.jit(
-                step(task, make, patience),
+                step(task, make),
                 in_shardings=(where, split, split, everywhere),
                 out_shardings=(where, everywhere),
                 donate_argnums=0,
@@ -165,13 +165,14 @@ def compile_program(
             .compile()
         )
         held_out = jax.tree.map(lambda x: _spread(np.asarray(x), everywhere), task.held_out)
-        measure = jax.jit(task.evaluate, in_shardings=(where.params, everywhere), out_shardings=everywhere)
-        measure = measure.lower(carry.params, held_out).compile()
+        error = lambda params, state, held_out: task.evaluate(view(state, params), held_out)
+        measure = jax.jit(error, in_shardings=(where.params, where.state, everywhere), out_shardings=everywhere)
+        measure = measure.lower(carry.params, carry.state, held_out).compile()
     numbers = lambda given: {name: _spread(np.asarray(given[name], np.float32), everywhere) for name in settings}
     return Program(
         lambda seed, given: begin(jax.random.key(seed), {k: jnp.float32(given[k]) for k in settings}),
         lambda carry, batch, stop, given: advance(carry, batch, stop, numbers(given)),
-        lambda params: float(measure(params, held_out)),
+        lambda carry: float(measure(carry.params, carry.state, held_out)),
         place,
         flag,
     )

@@ -89,7 +89,8 @@ def train(
         `Outcome`.
 
     Raises:
-        Interrupted: after saving. SolveError: `plan.patience` non-finite steps in a row; the last good state is on disk.
+        Interrupted: after saving. SolveError: `plan.patience` non-finite steps in a row; the last good state is on disk
+            and the `Outcome` so far in `.solution`.
         CheckpointError, RunDirError: see `checkpoint`.
     """
     carry, curve = program.init(seed, settings), _blank(plan)
@@ -101,8 +102,8 @@ def train(
             tell(f"{directory}: {damage}; going on from step {found.step}")
     points, i = {point: index for index, point in enumerate(plan.points)}, int(carry.step)
     if i == 0:
-        curve.errors[0], curve.seconds[0] = program.evaluate(carry.params), 0.0
-    _patience(int(carry.in_a_row), plan, i, directory)
+        curve.errors[0], curve.seconds[0] = program.evaluate(carry), 0.0
+    _patience(int(carry.in_a_row), plan, i, directory, Outcome(carry, curve))
     batch = program.place(task.batch(seed, i)) if i < plan.steps else None
     clock = time.perf_counter()
     while i < plan.steps:
@@ -117,11 +118,11 @@ def train(
             continue
         curve.spent[()] += time.perf_counter() - clock
         if i in points:
-            curve.errors[points[i]], curve.seconds[points[i]] = program.evaluate(carry.params), curve.spent
+            curve.errors[points[i]], curve.seconds[points[i]] = program.evaluate(carry), curve.spent
         if halt or report.stop or i % plan.save == 0 or i == plan.steps:
             checkpoint.save(directory, i, (carry, curve), identity=identity, keep=plan.keep)
             on_save(i)
-        _patience(int(report.in_a_row), plan, i, directory)
+        _patience(int(report.in_a_row), plan, i, directory, Outcome(carry, curve))
         if report.stop and i < plan.steps:
             raise Interrupted(f"stopped after step {i}, saved in {directory}; run the same command to go on")
         clock = time.perf_counter()
@@ -133,11 +134,12 @@ def _blank(plan: Plan) -> Curve:
     return Curve(np.full(plan.steps, np.nan, np.float32), np.full(n, np.nan), np.full(n, np.nan), np.zeros(()))
 
 
-def _patience(in_a_row: int, plan: Plan, i: int, directory: Path) -> None:
+def _patience(in_a_row: int, plan: Plan, i: int, directory: Path, so_far: Outcome) -> None:
     if in_a_row >= plan.patience:
         raise checks.SolveError(
             f"non-finite loss, gradient or update in {in_a_row} steps in a row, up to step {i}; the last good parameters are in "
-            f"{directory}; lower the learning rate"
+            f"{directory}; lower the learning rate",
+            so_far,
         )
 
 

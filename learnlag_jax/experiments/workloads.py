@@ -4,6 +4,7 @@ An entry point is a function `(batch, **options) -> Workload`; its options are i
 A configuration can name it and nothing else: no path in a file is ever imported.
 """
 
+import functools
 import gzip
 import importlib.metadata
 import json
@@ -25,7 +26,7 @@ from learnlag_jax.experiments.config import Key
 
 GROUP = "learnlag_jax.workloads"
 DEBIAN = "/usr/share/datasets/fashion-mnist"
-COMMON = {"name": Key(str), "label": Key(str, ""), "targets": Key(float, low=0.0, high=1e12, many=True)}
+COMMON = {"name": Key(str), "label": config.LABEL, "targets": Key(float, low=0.0, high=1e12, many=True)}
 
 
 class Workload(NamedTuple):
@@ -160,24 +161,32 @@ MEASURES = {"measure": Key(str, "loss", choices=("loss", "mistakes"))}
 def read(source: config.Source, batch: int) -> list[Choice]:
     """The workloads of a configuration; their data is read only when they are made."""
     installed = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-    known, chosen = tuple(OURS) + tuple(installed), []
+    chosen: list[Choice] = []
     for index, found in enumerate(config.array(source, "workload")):
-        name = config.values(
-            source, "workload", index, {"name": found.get("name")} if "name" in found else {}, {"name": Key(str)}
-        )["name"]
-        if name not in known:
-            raise source.refuse("workload", index, "name", repr(name)[:60], config.nearest(name, known))
-        function: Any = OURS[name] if name in OURS else installed[name].load()
+        name = config.choose(source, "workload", index, found, (*OURS, *installed))
+        function = OURS[name] if name in OURS else _load(installed[name])
         own = config.options(function, skip=("batch",))
         own |= {key: rule for key, rule in MEASURES.items() if key in own and name in OURS}
         values = config.values(source, "workload", index, found, COMMON | own)
-        label = values["label"] or name
-        if label in [other.label for other in chosen]:
-            raise source.refuse(
-                "workload", index, "label" if values["label"] else "name", repr(label), "a label of its own"
-            )
+        label = config.label(source, "workload", index, values["label"], name, [x.label for x in chosen])
         given = {key: values[key] for key in own}
         kind = json.dumps({"name": name, "batch": batch, **given}, sort_keys=True)
-        make = lambda function=function, given=given: function(batch, **given)
-        chosen.append(Choice(label, kind, values["targets"], make))
+        make = functools.partial(_made, name, function, batch, given)
+        chosen.append(Choice(label, kind, tuple(sorted(values["targets"], reverse=True)), make))
     return chosen
+
+
+def _load(point: importlib.metadata.EntryPoint) -> Callable[..., Workload]:
+    try:
+        return point.load()
+    except Exception as error:  # a user's module may raise anything
+        raise checks.ConfigError(
+            f"workload {point.name}: {point.value} raises {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _made(name: str, function: Callable[..., Workload], batch: int, given: dict[str, Any]) -> Workload:
+    made = function(batch, **given)
+    got = type(made).__name__
+    checks.require(isinstance(made, Workload), f"workload {name}", got, "a workloads.Workload", "return one")
+    return made

@@ -185,7 +185,7 @@ def test_a_newer_schema_is_refused_with_both_versions(tmp_path):
     _save(tmp_path, 1)
     path = tmp_path / "00000001" / "record.json"
     record = json.loads(path.read_text())["record"] | {"schema": 2, "writer": "learnlag_jax 9.9"}
-    path.write_text(json.dumps(checkpoint._sealed(record)))
+    path.write_text(json.dumps(checkpoint.sealed(record)))
     with pytest.raises(CheckpointError, match=r"schema 2, written by learnlag_jax 9.9; expected schema 1"):
         checkpoint.restore(tmp_path, _tree(), identity=IDENTITY)
 

@@ -47,7 +47,7 @@ def make(settings):
 
 
 def program(task=TASK, **options):
-    return programs.compile_program(task, make, SETTINGS, PLAN.patience, **options)
+    return programs.compile_program(task, make, SETTINGS, **options)
 
 
 def train(directory, compiled, task=TASK, plan=PLAN, **options):

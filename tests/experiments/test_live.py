@@ -1,0 +1,102 @@
+"""The live audit is `fisher.audit`, step by step, and it watches without touching."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from learnlag_jax import InputError, fisher
+from learnlag_jax.experiments.live import audited, find, watch_stationarity
+
+DATA = np.random.default_rng(0).normal(size=(60, 16, 24)).astype(np.float32)
+TERMS = ("residual", "unexplained", "drift", "correction")
+
+
+def _loss(q, x):
+    return jnp.mean((jnp.tanh(x @ q["w"]) @ q["out"] - jnp.sin(x[:, :3]).sum(1)) ** 2) + 0 * jnp.sum(q["empty"])
+
+
+def _start():
+    draw = np.random.default_rng(1)
+    weights = {"w": draw.normal(size=(24, 40)) / 5, "out": draw.normal(size=40) / 6, "empty": np.zeros((0, 2))}
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights)
+
+
+def _train(optimiser, steps=60):
+    q, state = _start(), optimiser.init(_start())
+    with jax.numpy_dtype_promotion("standard"):
+
+        def step(carry, x):
+            q, state = carry
+            u, state = optimiser.update(jax.grad(_loss)(q, x), state, q)
+            return (optax.apply_updates(q, u), state), None
+
+        return jax.jit(lambda q, state: jax.lax.scan(step, (q, state), DATA[:steps])[0])(q, state)
+
+
+def _recorded(optimiser, **options):
+    with jax.numpy_dtype_promotion("standard"):
+        run = fisher.record(_loss, optimiser, _start(), jnp.asarray(DATA))
+    return fisher.audit(run, **options)
+
+
+@pytest.mark.parametrize("rate", [0.01, None])
+@pytest.mark.parametrize("name", ["adam", "sgd", "lion"])
+def test_every_coordinate_watched_is_the_recorded_audit(name, rate):
+    optimiser = getattr(optax, name)(0.01)
+    _, state = _train(watch_stationarity(optimiser, stride=1))
+    live, whole = audited(state, learning_rate=rate), _recorded(optimiser, learning_rate=rate)
+    for term in TERMS:
+        # the record's velocities are differences of float32 positions: eps |q| / |v| each
+        np.testing.assert_allclose(getattr(live, term), getattr(whole, term), rtol=1e-4, atol=1e-4, err_msg=term)
+    np.testing.assert_allclose(live.learning_rate, whole.learning_rate, rtol=1e-3)
+    other = audited(state, learning_rate=rate, b1=0.5)  # negative control: another Lagrangian
+    assert abs(other.relative - float(whole.relative)) > 0.02
+
+
+def test_adam_is_explained_and_sgd_is_not():
+    adam = audited(_train(watch_stationarity(optax.adam(0.01)))[1], learning_rate=0.01)
+    sgd = audited(_train(watch_stationarity(optax.sgd(0.01)))[1])
+    assert adam.unexplained.max() < 1e-4
+    assert sgd.unexplained.mean() > 0.1
+
+
+def test_a_schedule_is_taken_step_by_step():
+    schedule = lambda count: 1 / (1 + 0.1 * count)
+    _, state = _train(watch_stationarity(optax.adam(lambda count: 0.01 * schedule(count))))
+    told = audited(state, schedule=lambda k: schedule(k - 1))
+    assert told.unexplained.max() < 1e-4
+    np.testing.assert_allclose(told.learning_rate, 0.01, rtol=1e-4)
+    assert audited(state, learning_rate=0.01).unexplained.max() > 0.1
+
+
+def test_a_stride_estimates_the_whole():
+    whole = audited(_train(watch_stationarity(optax.adamw(0.01), stride=1))[1])
+    part = audited(_train(watch_stationarity(optax.adamw(0.01), stride=7))[1])
+    # 1000 coordinates, 143 watched: a relative standard error of a few parts in sqrt(2 * 143)
+    assert abs(part.relative / whole.relative - 1) < 0.15
+    assert abs(part.learning_rate / whole.learning_rate - 1) < 0.15
+
+
+def test_the_watched_optimiser_takes_the_same_steps():
+    plain, watched = _train(optax.adam(0.01))[0], _train(watch_stationarity(optax.adam(0.01)))[0]
+    assert jax.tree.all(jax.tree.map(np.array_equal, plain, watched))
+
+
+def test_the_ring_keeps_the_last_steps():
+    _, state = _train(watch_stationarity(optax.adam(0.01), memory=16))
+    _, full = _train(watch_stationarity(optax.adam(0.01)))
+    ring, whole = audited(state, learning_rate=0.01), audited(full, learning_rate=0.01)
+    assert len(ring.residual) == 16
+    scale = ring.residual / whole.residual[-16:]  # each is over its own impulse
+    np.testing.assert_allclose(scale, scale[0], rtol=1e-6)
+    assert find((optax.EmptyState(), (state,))) is state
+    assert find(optax.adam(0.1).init(_start())) is None
+
+
+def test_too_short_and_wrong_options_are_refused():
+    with pytest.raises(InputError, match="at least 3 steps"):
+        audited(_train(watch_stationarity(optax.sgd(0.1)), 2)[1])
+    with pytest.raises(InputError, match="stride"):
+        watch_stationarity(optax.sgd(0.1), stride=0)
