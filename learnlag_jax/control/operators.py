@@ -1,7 +1,9 @@
 """What every solver asks of a process: expected next values, for all actions or under one policy, however P is held."""
 
+import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import lax, vmap
 
@@ -63,6 +65,16 @@ def action_values(mdp: MDP, v: Array) -> Array:
     """Q(s, a) = r(s, a) + discount E v(s'): [S, A]; -inf where the action is not available."""
     future = jnp.where(mdp.reward > -jnp.inf, expected(mdp, v), 0)
     return mdp.reward + mdp.discount * future
+
+
+def block(mdp: MDP, first: Array, size: int) -> MDP:
+    """The process as seen from the states first .. first + size - 1 alone; values stay those of all states."""
+    held, cut = mdp.transition, lambda x: lax.dynamic_slice_in_dim(x, first, size)
+    if isinstance(held, Functions):
+        inner = dataclasses.replace(held, outcome=lambda s, a, j, theta: held.outcome(s + first, a, j, theta))
+    else:
+        inner = jax.tree.map(cut, held)
+    return dataclasses.replace(mdp, reward=cut(mdp.reward), transition=inner)
 
 
 def _pick(x: Array, policy: Array) -> Array:

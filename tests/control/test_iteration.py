@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
 from learnlag_jax import InputError, Status
 from learnlag_jax.control import (
@@ -12,6 +13,7 @@ from learnlag_jax.control import (
     greedy,
     mdp_dense,
     mdp_from_gymnasium,
+    mdp_sparse,
     q_learning,
     solve_mdp,
 )
@@ -58,6 +60,45 @@ def test_all_methods_reach_the_exact_values(float64, method):
         assert got.policy.tolist() == greedy(process, jnp.asarray(exact)).tolist()
         wrong = exact_values(*arrays, 0.98)
         assert np.abs(got.value - wrong).max() > 0.1
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.7])
+def test_values_are_the_optimum_of_the_linear_programme(float64, mass):
+    """Least sum of v with v >= r + discount P v: a solver that iterates nothing (HiGHS); its prices name the actions."""
+    P, R = dense_arrays(S, A, K, 3, mass)
+
+    def programme(discount):
+        rows = np.eye(S)[:, None, :] - discount * P
+        return linprog(np.ones(S), -rows.reshape(S * A, S), -R.reshape(-1), bounds=(None, None))
+
+    got = solve_mdp(garnet(S, A, K, 0.9, float64, 3, mass), tol=1e-9)
+    least = programme(0.9)
+    assert least.status == 0
+    assert np.abs(least.x - got.value).max() < 1e-7
+    assert np.array_equal(np.argmin(least.ineqlin.marginals.reshape(S, A), 1), got.policy)
+    assert np.abs(programme(0.89).x - got.value).max() > 0.01
+
+
+def test_gauss_seidel_carries_news_along_a_chain_in_one_sweep(float64):
+    """A corridor that ends at its last state: value iteration moves the prize one state a sweep, there and back at once."""
+    length = 64
+    after = np.minimum(np.arange(length) + 1, length - 1)[:, None, None]
+    chance = np.where(np.arange(length) < length - 1, 1.0, 0.0)[:, None, None]
+    prize = np.where(np.arange(length) < length - 1, 0.0, 1.0)[:, None]
+
+    def sweeps(method, order):
+        place = np.argsort(order)
+        rows = [jnp.asarray(x[order]) for x in (place[after], chance, prize)]
+        got = solve_mdp(mdp_sparse(*rows, 0.99, ends=True), method=method, tol=1e-9)
+        assert int(got.status) == 0
+        expected = 0.99 ** (length - 1 - order)
+        assert np.abs(got.value - expected).max() < 1e-9
+        return int(got.steps)
+
+    straight, shuffled = np.arange(length), np.random.default_rng(0).permutation(length)
+    assert sweeps("gauss_seidel", straight) <= 8
+    assert sweeps("value_iteration", straight) > 60
+    assert sweeps("gauss_seidel", shuffled) > 16
 
 
 def test_forest_has_the_published_values(float64):
