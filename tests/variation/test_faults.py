@@ -20,10 +20,10 @@ def test_a_nearly_singular_mass_is_flagged(float64, size):
 
     def status(M):
         L = lambda t, q, v: v @ M @ v / 2 - q @ q
-        return motion(L)(0.0, jnp.ones(size), jnp.ones(size))
+        return jax.jit(lambda q: motion(L)(0.0, q, q))(jnp.ones(size))
 
     one = jnp.eye(size)
-    near = one.at[0, 1].set(1 - 1e-12).at[1, 0].set(1 - 1e-12)
+    near = one.at[0, 1].set(1 - 1e-13).at[1, 0].set(1 - 1e-13)
     assert int(status(near).status) == Status.ill_conditioned
     exact = status(one.at[0, 1].set(1.0).at[1, 0].set(1.0))
     assert int(exact.status) == Status.singular
@@ -40,10 +40,11 @@ def _coupled(strength):
 def test_a_mass_that_is_not_what_it_was_said_to_be_is_flagged(dtype, mass):
     q = jnp.linspace(0.5, 1.0, 8, dtype=dtype)
     full = lambda t, q, v: _coupled(0.1)(t, q, v) + 0.05 * jnp.sum(v) ** 2
-    answer = motion(full, mass=mass)(0.0, q, q)
+    solve = lambda L: jax.jit(lambda q: motion(L, mass=mass)(0.0, q, q))(q)
+    answer = solve(full)
     assert int(answer.status) == Status.inconsistent
     assert bool(jnp.all(jnp.isnan(answer.value)))
-    true = motion(_coupled(0.0 if mass == "diagonal" else 0.1), mass=mass)(0.0, q, q)
+    true = solve(_coupled(0.0 if mass == "diagonal" else 0.1))
     assert int(true.status) == 0
     assert bool(jnp.all(jnp.isfinite(true.value)))
 
@@ -60,7 +61,8 @@ def test_a_singular_tridiagonal_mass_is_flagged(float64):
 def test_a_nan_that_hides_in_the_gradient_is_found(dtype, size):
     """sqrt(q^2) at q = 0 is zero, its derivative is not a number."""
     L = lambda t, q, v: jnp.sum(v**2) / 2 - jnp.sum(jnp.sqrt(q**2))
-    at = lambda q: motion(L)(0.0, jnp.full(size, q, dtype), jnp.ones(size, dtype))
+    move = jax.jit(lambda q: motion(L)(0.0, q, jnp.ones_like(q)))
+    at = lambda q: move(jnp.full(size, q, dtype))
     assert bool(jnp.isfinite(L(0.0, jnp.zeros(size, dtype), jnp.ones(size, dtype))))
     assert int(at(0.0).status) == Status.nonfinite_derivative
     assert bool(jnp.all(jnp.isnan(at(0.0).value)))
@@ -83,7 +85,7 @@ def test_integers_and_empty_problems_are_refused():
         stationary_path(_pendulum, 0, 1, 0.0, 1.0, intervals=4)
     with pytest.raises(InputError, match="intervals"):
         stationary_path(_pendulum, 0.0, 1.0, 0.0, 1.0, intervals=1)
-    with pytest.raises(DTypeError, match="q"):
+    with pytest.raises(DTypeError, match=r"path\(t\)"):
         action(_pendulum, lambda t: jnp.int32(2), 0.0, 1.0)
     with pytest.raises(InputError, match="constraint"):
         motion(_pendulum, mass="cg", constraint=lambda t, q, v: v)
