@@ -44,7 +44,7 @@ def _kepler_circle(t):
 def _kepler_ellipse(t, e=0.5):
     """Kepler's equation E - e sin E = t by Newton's method, far beyond rounding."""
     E = t
-    for _ in range(12):
+    for _ in range(7):
         E = E - (E - e * jnp.sin(E) - t) / (1 - e * jnp.cos(E))
     return jnp.array([jnp.cos(E) - e, (1 - e**2) ** 0.5 * jnp.sin(E)])
 

@@ -198,13 +198,18 @@ def lattice_residual(density: Callable, spacing: Array) -> Callable:
         values, slopes = (jax.tree.map(lambda _, pair, i=i: pair[i], u, pairs) for i in (0, 1))
         return jnp.sum(jax.vmap(checked)((index + 0.5).reshape(-1, d) * h[None], values, slopes))
 
-    return jax.grad(action)  # the volume of a cell, a factor of S, is divided out again
+    def residual(u):
+        u = jax.tree.map(jnp.asarray, u)
+        checks.floating(u, "u")
+        return jax.grad(action)(u)  # the volume of a cell, a factor of S, is divided out again
+
+    return residual
 
 
 def _grid(u, d: int) -> tuple[int, ...]:
-    checks.floating(u, "u")
     grids = {leaf.shape[:d] for leaf in jax.tree.leaves(u)}
     expected = f"one grid with {d} axes of two points or more"
     good = len(grids) == 1 and all(len(g) == d and min(g) > 1 for g in grids)
-    checks.require(good, "u", checks.describe(u), expected, "reshape it")
+    got = ", ".join(checks.describe(leaf) for leaf in jax.tree.leaves(u))
+    checks.require(good, "u", got, expected, "reshape it")
     return next(iter(grids))

@@ -60,7 +60,9 @@ def lift(q: Callable, order: int = 1) -> Callable:
 
     def jet(t):
         t = t if isinstance(t, jax.Array) else jnp.asarray(t, jnp.result_type(float))
-        return (t, *(f(t) for f in derivatives))
+        here = q(t)
+        checks.floating(here, "path(t)")
+        return (t, here, *(f(t) for f in derivatives[1:]))
 
     return jet
 

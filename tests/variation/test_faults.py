@@ -20,10 +20,10 @@ def test_a_nearly_singular_mass_is_flagged(float64, size):
 
     def status(M):
         L = lambda t, q, v: v @ M @ v / 2 - q @ q
-        return motion(L)(0.0, jnp.ones(size), jnp.ones(size))
+        return jax.jit(lambda q: motion(L)(0.0, q, q))(jnp.ones(size))
 
     one = jnp.eye(size)
-    near = one.at[0, 1].set(1 - 1e-12).at[1, 0].set(1 - 1e-12)
+    near = one.at[0, 1].set(1 - 1e-13).at[1, 0].set(1 - 1e-13)
     assert int(status(near).status) == Status.ill_conditioned
     exact = status(one.at[0, 1].set(1.0).at[1, 0].set(1.0))
     assert int(exact.status) == Status.singular
@@ -37,13 +37,14 @@ def _coupled(strength):
 
 
 @pytest.mark.parametrize("mass", ["diagonal", "tridiagonal"])
-def test_a_mass_that_is_not_what_it_was_said_to_be_is_flagged(dtype, mass):
-    q = jnp.linspace(0.5, 1.0, 8, dtype=dtype)
+def test_a_mass_that_is_not_what_it_was_said_to_be_is_flagged(float64, mass):
+    q = jnp.linspace(0.5, 1.0, 8)
     full = lambda t, q, v: _coupled(0.1)(t, q, v) + 0.05 * jnp.sum(v) ** 2
-    answer = motion(full, mass=mass)(0.0, q, q)
+    solve = lambda L: jax.jit(lambda q: motion(L, mass=mass)(0.0, q, q))(q)
+    answer = solve(full)
     assert int(answer.status) == Status.inconsistent
     assert bool(jnp.all(jnp.isnan(answer.value)))
-    true = motion(_coupled(0.0 if mass == "diagonal" else 0.1), mass=mass)(0.0, q, q)
+    true = solve(_coupled(0.0 if mass == "diagonal" else 0.1))
     assert int(true.status) == 0
     assert bool(jnp.all(jnp.isfinite(true.value)))
 
@@ -57,10 +58,12 @@ def test_a_singular_tridiagonal_mass_is_flagged(float64):
 
 
 @pytest.mark.parametrize("size", [1, 6])
-def test_a_nan_that_hides_in_the_gradient_is_found(dtype, size):
+def test_a_nan_that_hides_in_the_gradient_is_found(size):
     """sqrt(q^2) at q = 0 is zero, its derivative is not a number."""
     L = lambda t, q, v: jnp.sum(v**2) / 2 - jnp.sum(jnp.sqrt(q**2))
-    at = lambda q: motion(L)(0.0, jnp.full(size, q, dtype), jnp.ones(size, dtype))
+    dtype = jnp.float32
+    move = jax.jit(lambda q: motion(L)(0.0, q, jnp.ones_like(q)))
+    at = lambda q: move(jnp.full(size, q, dtype))
     assert bool(jnp.isfinite(L(0.0, jnp.zeros(size, dtype), jnp.ones(size, dtype))))
     assert int(at(0.0).status) == Status.nonfinite_derivative
     assert bool(jnp.all(jnp.isnan(at(0.0).value)))
@@ -70,8 +73,8 @@ def test_a_nan_that_hides_in_the_gradient_is_found(dtype, size):
     assert bool(jnp.isnan(slope.value))
 
 
-def test_one_failing_member_of_a_batch_fails_alone(dtype):
-    L = lambda t, q, v: q * v**2 / 2 - q**2
+def test_one_failing_member_of_a_batch_fails_alone():
+    dtype, L = jnp.float32, lambda t, q, v: q * v**2 / 2 - q**2
     batch = jax.jit(jax.vmap(lambda q: motion(L)(0.0, q, jnp.ones_like(q))))(jnp.array([1.0, 0.0, 2.0], dtype))
     assert [int(s) for s in batch.status] == [0, Status.singular, 0]
     assert jnp.isnan(batch.value).tolist() == [False, True, False]
@@ -83,14 +86,14 @@ def test_integers_and_empty_problems_are_refused():
         stationary_path(_pendulum, 0, 1, 0.0, 1.0, intervals=4)
     with pytest.raises(InputError, match="intervals"):
         stationary_path(_pendulum, 0.0, 1.0, 0.0, 1.0, intervals=1)
-    with pytest.raises(DTypeError, match="q"):
+    with pytest.raises(DTypeError, match=r"path\(t\)"):
         action(_pendulum, lambda t: jnp.int32(2), 0.0, 1.0)
     with pytest.raises(InputError, match="constraint"):
         motion(_pendulum, mass="cg", constraint=lambda t, q, v: v)
     assert len(lift(jnp.sin, 3)(0.5)) == 5
 
 
-@pytest.mark.parametrize("intervals", [400, 4000])
+@pytest.mark.parametrize("intervals", [4000, pytest.param(400, marks=pytest.mark.slow)])
 def test_many_intervals_in_float32_find_the_path_and_its_index(intervals):
     """h^2 V'' is below eps here: an elimination that subtracts it from 2 / h returned the straight line as converged."""
     oscillator = lambda t, q, v: (v**2 - q**2) / 2
@@ -108,7 +111,8 @@ def _root(f, start, **how):
     return jax.jit(lambda start: newton.root(f, start, **how))(start)
 
 
-def test_the_root_finder_says_how_it_ended(dtype):
+def test_the_root_finder_says_how_it_ended():
+    dtype = jnp.float32
     start = jnp.ones(2, dtype)
     good = _root(lambda x: x**3 - jnp.array([8.0, 27.0], dtype), start, offset=27.0)
     assert int(good.status) == 0

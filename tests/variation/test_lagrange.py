@@ -140,7 +140,7 @@ def test_random_lagrangians_against_sympy(float64, order):
     sampled = lambda s: jnp.stack([s**3 - 2 * s + 1, s**2 - s**4 / 2])
     moving = 0
     for _ in range(6):
-        random = _random_expression(rng, [t, *symbols]) + sum(z**2 for z in symbols[-2:]) * symbols[0]
+        random = _random_expression(rng, [t, *symbols]) + sum(z**2 for z in symbols[-2:]) * (2 + symbols[0])
         L = random.subs(list(zip(symbols, flat, strict=True)), simultaneous=True)
         equations = sympy.calculus.euler.euler_equations(L, q, t)
         left = [e.lhs.subs(list(zip(q, path, strict=True))).doit() for e in equations]
@@ -149,7 +149,7 @@ def test_random_lagrangians_against_sympy(float64, order):
         lagrangian = lambda t, *jet, f=function: f(t, *(x[i] for x in jet for i in range(2)))
         found = euler_lagrange(lagrangian, order)(*lift(sampled, 2 * order)(jnp.float64(0.7)))
         assert_close(found, expected, ulps=4096, scale=max(10.0, float(jnp.max(jnp.abs(expected)))))
-        moving += float(jnp.max(jnp.abs(expected))) > 1
+        moving += float(jnp.max(jnp.abs(expected))) > 0.1
     assert moving == 6  # the control: none of the residuals is zero for the wrong reason
 
 
