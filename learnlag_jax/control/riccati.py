@@ -18,7 +18,7 @@ from jax import lax
 
 from learnlag_jax.vocabulary import Array
 
-UNROLLED, SMALL = 4, 16
+UNROLLED, SMALL = 4, 24
 
 
 class Quadratic(NamedTuple):
