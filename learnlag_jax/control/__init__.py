@@ -7,6 +7,10 @@ Along a path (eq. 8-17): `Problem`, `minimise`, `hamiltonian`, `lagrangian`, `ro
 
 Reward is maximised. Costates have a leading axis n + 1, and lambda_k = grad V(s_k) on an optimal path. Every answer carries
 its residual; every value of a decision process carries bounds that contain the optimum.
+
+Single small problems on a CPU spend their time between operations, not in them. Set before JAX is imported,
+`XLA_FLAGS=--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000` lets the compiler make one kernel of each
+loop over time, about twice as fast for `solve`; nothing here sets it.
 """
 
 from learnlag_jax.control.average import Gain as Gain

@@ -1,7 +1,7 @@
 """The linear-quadratic model of a problem along a path: first and second derivatives, and its linear responses.
 
-States and actions are vectors here. All derivatives are taken over the whole path at once by `vmap`; only the recursions
-that are sequential by nature run in a scan.
+States and actions are vectors here, y = (a, s, 1) and z = (s, 1) as in `riccati`. All derivatives are taken over the whole path
+at once by `vmap`; only the recursions that are sequential by nature run in a scan.
 """
 
 from typing import NamedTuple
@@ -11,20 +11,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax.control.problem import Problem, counter, hamiltonian
-from learnlag_jax.control.riccati import Quadratic, eliminate, sweep
+from learnlag_jax.control.riccati import bordered, eliminate, sweep, times
 from learnlag_jax.vocabulary import Array
 
 
 class Model(NamedTuple):
-    """First and second order at a path, in cost form, with the exact costates and dH/da."""
+    """First and second order at a path, in the cost form of `riccati`, with the exact costates and dH/da."""
 
-    stages: Quadratic
-    Qn: Array
-    qn: Array
+    H: Array
+    W: Array
+    Pn: Array
     costates: Array
     slope: Array
     reward: Array
     magnitude: Array
+
+    @property
+    def gaps(self) -> Array:
+        """f(s_k, a_k, k) - s_{k+1}: [n, d]."""
+        return self.W[:, :-1, -1]
 
 
 def rolled(p: Problem, x0: Array, U: Array, theta) -> Array:
@@ -36,24 +41,49 @@ def rolled(p: Problem, x0: Array, U: Array, theta) -> Array:
     return jnp.concatenate([x0[None], later])
 
 
+def affine(F: Array, g: Array, start: Array, *, reverse: bool = False) -> Array:
+    """x_{k+1} = F_k x_k + g_k from x_0 = start, or x_k = F_k x_{k+1} + g_k from x_n = start: all n + 1."""
+
+    def step(x, now):
+        x = times(now[0], x[:, None])[:, 0] + now[1]
+        return x, x
+
+    _, rest = lax.scan(step, start, (F, g), reverse=reverse)
+    return jnp.concatenate([rest, start[None]] if reverse else [start[None], rest])
+
+
+def along(matrices: Array, vectors: Array) -> Array:
+    """M_k v_k for all k."""
+    return jnp.einsum("kij,kj->ki", matrices, vectors)
+
+
+def turned(matrices: Array) -> Array:
+    """M_k' for all k."""
+    return jnp.swapaxes(matrices, -1, -2)
+
+
 def model_at(p: Problem, X: Array, U: Array, theta) -> Model:
-    k, H = counter(len(U)), hamiltonian(p)
+    (n, m), d, H = U.shape, X.shape[1], hamiltonian(p)
+    k, Y = counter(n), jnp.concatenate([U, X[:-1]], 1)
 
-    def first(x, u, k):
-        (A, B), f = jax.jacfwd(lambda x, u: (p.dynamics(x, u, k, theta),) * 2, (0, 1), has_aux=True)(x, u)
-        r, (r_x, r_u) = jax.value_and_grad(p.reward, (0, 1))(x, u, k, theta)
-        return f, A, B, r, r_x, r_u
+    def first(y, k):
+        jacobian, f = jax.jacfwd(lambda y: (p.dynamics(y[m:], y[:m], k, theta),) * 2, has_aux=True)(y)
+        return jacobian, f, *jax.value_and_grad(lambda y: p.reward(y[m:], y[:m], k, theta))(y)
 
-    f, A, B, r, r_x, r_u = jax.vmap(first)(X[:-1], U, k)
+    f_y, f, r, r_y = jax.vmap(first)(Y, k)
     h, h_x = jax.value_and_grad(p.terminal)(X[-1], theta)
-    later = lax.scan(lambda c, now: (now[1] + now[0].T @ c, c), h_x, (A, r_x), reverse=True)
-    costates = jnp.concatenate([later[0][None], later[1]])
-    second = jax.vmap(lambda x, u, c, k: jax.hessian(H, (0, 1))(x, u, c, k, theta))
-    (H_xx, H_xu), (_, H_uu) = second(X[:-1], U, costates[1:], k)
-    stages = Quadratic(A, B, -H_xx, -H_uu, -H_xu, -r_x, -r_u, f - X[1:])
-    slope = r_u + (costates[1:, None, :] @ B)[:, 0]
-    magnitude = jnp.sum(jnp.abs(r)) + jnp.abs(h)
-    return Model(stages, -jax.hessian(p.terminal)(X[-1], theta), -h_x, costates, slope, jnp.sum(r) + h, magnitude)
+    costates = affine(turned(f_y[:, :, m:]), r_y[:, m:], h_x, reverse=True)
+    H_yy = jax.vmap(jax.hessian(lambda y, c, k: H(y[m:], y[:m], c, k, theta)))(Y, costates[1:], k)
+    zero, last = jnp.zeros((), X.dtype), jnp.zeros((n, 1, m + d + 1), X.dtype).at[:, :, -1].set(1)
+    return Model(
+        jax.vmap(bordered, (0, 0, None))(-H_yy, -r_y, zero),
+        jnp.concatenate([jnp.concatenate([f_y, (f - X[1:])[..., None]], 2), last], 1),
+        bordered(-jax.hessian(p.terminal)(X[-1], theta), -h_x, zero),
+        costates,
+        r_y[:, :m] + along(turned(f_y[:, :, :m]), costates[1:]),
+        jnp.sum(r) + h,
+        jnp.sum(jnp.abs(r)) + jnp.abs(h),
+    )
 
 
 def projected(U: Array, slope: Array, low: Array, high: Array) -> Array:
@@ -68,54 +98,33 @@ def free_actions(U, slope, low, high):
     return jnp.where(stuck, 0.0, 1.0).astype(U.dtype)
 
 
-def masked(stages: Quadratic, free: Array) -> Quadratic:
-    """The model in which the actions that are not free stay where they are."""
-    m = free.shape[1]
-    R = stages.R * free[:, None, :] * free[:, :, None] + (1 - free)[:, None, :] * jnp.eye(m, dtype=free.dtype)[None]
-    return stages._replace(B=stages.B * free[:, None, :], M=stages.M * free[:, None, :], R=R, r=stages.r * free)
+def masked(model: Model, free: Array) -> tuple[Array, Array]:
+    """H and W of the model in which the actions that are not free stay where they are."""
+    size = model.H.shape[-1]
+    on = jnp.concatenate([free, jnp.ones((len(free), size - free.shape[1]), free.dtype)], 1)
+    stay = (1 - on)[:, None] * jnp.eye(size, dtype=free.dtype)[None]
+    return model.H * on[:, None] * on[..., None] + stay, model.W * on[:, None]
 
 
-def linear_path(stages: Quadratic, model: Model, K, k):
-    """The step in the states under the linear model, and the slope of minus the reward along it."""
-
-    def step(carry, now):
-        ds, slope = carry
-        A, B, q, r, c, K, k = now
-        da = K @ ds + k
-        return (A @ ds + B @ da + c, slope + q @ ds + r @ da), ds
-
-    start = (jnp.zeros_like(model.qn), jnp.zeros((), model.qn.dtype))
-    (end, slope), ds = lax.scan(step, start, (stages.A, stages.B, stages.q, stages.r, stages.c, K, k))
-    return jnp.concatenate([ds, end[None]]), slope + model.qn @ end
+def linear_path(H: Array, W: Array, Pn: Array, K: Array) -> tuple[Array, Array]:
+    """z along the step in the linear model, and the slope of the cost along it."""
+    m = K.shape[1]
+    closed = W[:, :, m:] + W[:, :, :m] @ K
+    start = jnp.zeros_like(Pn[0]).at[-1].set(1)
+    Z = affine(closed, jnp.zeros_like(closed[:, 0]), start)
+    Y = jnp.concatenate([along(K, Z[:-1]), Z[:-1, :-1]], 1)
+    return Z, jnp.sum(H[:, -1, :-1] * Y) + Pn[-1, :-1] @ Z[-1, :-1]
 
 
-def linear_response(stages: Quadratic, model: Model, ds0, qn):
-    """Solve the linear-quadratic problem for the given q, r, c, qn and first state; linear in all five."""
-    P, _, _, K, _, _ = sweep(
-        stages._replace(**{x: jnp.zeros_like(getattr(stages, x)) for x in "qrc"}),
-        model.Qn,
-        jnp.zeros_like(qn),
-        jnp.zeros((), qn.dtype),
-    )
-
-    def back(p, now):
-        A, B, R, K, q, r, c, P_next = now
-        y = P_next @ c + p
-        g = r + B.T @ y
-        k = -eliminate(R + B.T @ P_next @ B, g[:, None])[0][:, 0]
-        p = q + A.T @ y + K.T @ g
-        return p, (p, k)
-
-    now = (stages.A, stages.B, stages.R, K, stages.q, stages.r, stages.c, P[1:])
-    _, (p, k) = lax.scan(back, qn, now, reverse=True)
-
-    def forward(ds, now):
-        A, B, c, K, k = now
-        da = K @ ds + k
-        ds = A @ ds + B @ da + c
-        return ds, (ds, da)
-
-    _, (later, dU) = lax.scan(forward, ds0, (stages.A, stages.B, stages.c, K, k))
-    dX = jnp.concatenate([ds0[None], later])
-    dcostates = -((P @ dX[..., None])[..., 0] + jnp.concatenate([p, qn[None]]))
-    return dX, dU, dcostates
+def linear_response(H: Array, W: Array, Pn: Array, r, q, c, ds0, qn):
+    """Solve the linear-quadratic problem for the given r, q, c, qn and first state; linear in all five."""
+    d, m = q.shape[1], r.shape[1]
+    P, K, _ = sweep(H, W, Pn, jnp.zeros((), q.dtype))
+    P, K, A, B = P[:, :d, :d], K[:, :, :d], W[:, :d, m:-1], W[:, :d, :m]
+    G, eye = H[:, :m, :m] + turned(B) @ P[1:] @ B, jnp.eye(m, dtype=q.dtype)
+    inverse = jax.vmap(lambda G: eliminate(G, eye)[0])(G)
+    closed, pushed = A + B @ K, along(P[1:], c)
+    p = affine(turned(closed), q + along(turned(K), r) + along(turned(closed), pushed), qn, reverse=True)
+    k = -along(inverse, r + along(turned(B), pushed + p[1:]))
+    dX = affine(closed, along(B, k) + c, ds0)
+    return dX, along(K, dX[:-1]) + k, -(along(P, dX) + p)

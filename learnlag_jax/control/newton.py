@@ -10,13 +10,14 @@ Levenberg shift is added to the action block; it is zero near a solution with a 
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import trees
-from learnlag_jax.control.model import Model, free_actions, linear_path, masked, model_at, projected
+from learnlag_jax.control.model import Model, along, free_actions, linear_path, masked, model_at, projected
 from learnlag_jax.control.problem import Problem, counter
-from learnlag_jax.control.riccati import Quadratic, sweep
+from learnlag_jax.control.riccati import sweep, times
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 HALVINGS = 12
@@ -32,7 +33,7 @@ class Options(NamedTuple):
 class Iterate(NamedTuple):
     X: Array
     U: Array
-    costates: Array
+    model: Model
     shift: Array
     status: Array
     steps: Array
@@ -41,83 +42,76 @@ class Iterate(NamedTuple):
     running: Array
 
 
+class Setting(NamedTuple):
+    """What stays the same from one iterate to the next."""
+
+    problem: Problem
+    options: Options
+    x0: Array
+    low: Array
+    high: Array
+    theta: object
+
+
 def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
     """States, actions, costates, status and steps of the ravelled problem."""
-    dtype = x0.dtype
-    U0 = jnp.clip(U0, low, high)
-    X0 = X0.at[0].set(x0)
-    finite = trees.all_finite((X0[0], U0)) & ~jnp.any(low > high)
-    number = functools.partial(jnp.asarray, dtype=dtype)
-    start = Iterate(
-        X0,
-        U0,
-        jnp.zeros_like(X0),
-        number(0.0),
-        jnp.int32(Status.max_steps),
-        jnp.int32(0),
-        number(jnp.inf),
-        jnp.int32(0),
-        finite,
-    )
-    step = functools.partial(_judge_and_move, p, options, x0, low, high, theta)
-    end = lax.while_loop(lambda st: st.running, step, start)
+    U, X = jnp.clip(U0, low, high), X0.at[0].set(x0)
+    finite = trees.all_finite((X[0], U)) & ~jnp.any(low > high)
+    number = functools.partial(jnp.asarray, dtype=x0.dtype)
+    zero, setting = jnp.int32(0), Setting(p, options, x0, low, high, theta)
+    start = Iterate(X, U, model_at(p, X, U, theta), number(0.0), zero, zero, number(jnp.inf), zero, finite)
+
+    def step(st: Iterate) -> Iterate:
+        moved = _moved(setting, st)
+        return _judged(setting, moved._replace(model=model_at(p, moved.X, moved.U, theta)))
+
+    end = lax.while_loop(lambda st: st.running, step, _judged(setting, start))
     status = first_failure(
         status_where(jnp.any(low > high), Status.infeasible), status_where(~finite, Status.nonfinite_input), end.status
     )
     unusable = (status == Status.nonfinite_function) | (status == Status.nonfinite_derivative) | ~finite
-    X, U, costates = trees.fill_where(unusable, (end.X, end.U, end.costates))
+    X, U, costates = trees.fill_where(unusable, (end.X, end.U, end.model.costates))
     return X, U, costates, status, end.steps
 
 
-def _judge_and_move(p: Problem, options: Options, x0, low, high, theta, st: Iterate) -> Iterate:
-    """Judge the iterate; if it is not yet stationary, factor, search and move."""
-    n, eps = len(st.U), float(jnp.finfo(st.X.dtype).eps)
-    model = model_at(p, st.X, st.U, theta)
-    gaps = model.stages.c
+def _judged(at: Setting, st: Iterate) -> Iterate:
+    """Whether the iterate is stationary, and if not, whether there is hope."""
+    model, n, eps = st.model, len(st.U), float(jnp.finfo(st.X.dtype).eps)
     relative = jnp.maximum(
-        jnp.max(jnp.abs(gaps)) / (1 + jnp.max(jnp.abs(st.X))),
-        jnp.max(jnp.abs(projected(st.U, model.slope, low, high))) / (1 + jnp.max(jnp.abs(model.costates))),
+        jnp.max(jnp.abs(model.gaps)) / (1 + jnp.max(jnp.abs(st.X))),
+        jnp.max(jnp.abs(projected(st.U, model.slope, at.low, at.high))) / (1 + jnp.max(jnp.abs(model.costates))),
     )
-    done = relative <= options.tol
+    done = relative <= at.options.tol
     idle = jnp.where(relative < st.best / 2, 0, st.idle)
     floor = relative <= 64 * n * eps
-    value_bad = ~jnp.isfinite(model.reward) | ~trees.all_finite(gaps)
-    slope_bad = ~trees.all_finite((model.stages, model.Qn, model.costates))
-    out_of_steps = st.steps >= options.max_steps
+    value_bad = ~jnp.isfinite(model.reward) | ~trees.all_finite(model.gaps)
+    slope_bad = ~trees.all_finite((model.H, model.W, model.Pn, model.costates))
     failed = first_failure(
         status_where(value_bad, Status.nonfinite_function),
         status_where(slope_bad, Status.nonfinite_derivative),
         status_where(~done & (idle >= IDLE) & floor, Status.acceptable),
         status_where(~done & (idle >= IDLE), Status.stagnated),
-        status_where(~done & out_of_steps, Status.max_steps),
+        jnp.where(done, 0, st.status),
+        status_where(~done & (st.steps >= at.options.max_steps), Status.max_steps),
     )
-    judged = st._replace(
-        costates=model.costates,
-        best=jnp.minimum(st.best, relative),
-        idle=idle,
-        status=failed,
-        running=~done & (failed == 0),
-    )
-    move = functools.partial(_move, p, x0, low, high, theta, model)
-    return lax.cond(judged.running, move, lambda st: st, judged)
+    best = jnp.minimum(st.best, relative)
+    return st._replace(best=best, idle=idle, status=failed, running=st.running & ~done & (failed == 0))
 
 
-def _move(p: Problem, x0, low, high, theta, model: Model, st: Iterate) -> Iterate:
-    eps = float(jnp.finfo(st.X.dtype).eps)
-    stages = masked(model.stages, free_actions(st.U, model.slope, low, high))
-    size = 1 + jnp.max(jnp.abs(stages.R))
-    shift, gains = _factor(stages, model, st.shift, size)
-    P, p_lin, _, K, k, _ = gains
-    ds, slope = linear_path(stages, model, K, k)
-    gaps = jnp.sum(jnp.abs(model.stages.c))
-    penalty = 2 * jnp.max(jnp.abs((P @ ds[..., None])[..., 0] + p_lin))
-    merit = penalty * gaps - model.reward
-    slope = slope - penalty * gaps
+def _moved(at: Setting, st: Iterate) -> Iterate:
+    """Factor, search along the step, and move; status line_search_failed where no shift helps."""
+    model, eps = st.model, float(jnp.finfo(st.X.dtype).eps)
+    H, W = masked(model, free_actions(st.U, model.slope, at.low, at.high))
+    size = 1 + jnp.max(jnp.abs(H[:, : st.U.shape[1], : st.U.shape[1]]))
+    shift, P, K = _factored(H, W, model.Pn, st.shift, size)
+    gaps = jnp.sum(jnp.abs(model.gaps))
+    slope, penalty = _slope(H, W, model, P, K, gaps > 16 * eps * model.gaps.size * (1 + jnp.max(jnp.abs(st.X))))
+    merit, slope = penalty * gaps - model.reward, slope - penalty * gaps
     slack = 16 * eps * (model.magnitude + penalty * gaps)
 
     def attempt(carry):
         alpha = carry[0] / 2
-        X, U, reward = _candidate(p, x0, low, high, theta, st, model.stages.c, K, k, alpha)
+        X, U, reward = _candidate(at, st, K, alpha)
         new = penalty * (1 - alpha) * gaps - reward
         return alpha, X, U, new, new <= merit + 1e-4 * alpha * slope + slack
 
@@ -129,47 +123,70 @@ def _move(p: Problem, x0, low, high, theta, model: Model, st: Iterate) -> Iterat
     raised = jnp.maximum(shift * 10, SHIFT_MIN * size)
     lowered = jnp.where(shift / 10 < SHIFT_MIN * size, 0.0, shift / 10)
     shift_next = jnp.where(accepted & (alpha > 0.3), lowered, raised)
-    hopeless = ~accepted & (shift > SHIFT_MAX * size)
     return st._replace(
         X=jnp.where(accepted, X, st.X),
         U=jnp.where(accepted, U, st.U),
         shift=jnp.where(accepted & (alpha <= 0.3) & (alpha > 0.05), shift, shift_next),
         steps=st.steps + 1,
         idle=jnp.where(accepted & (merit - new <= slack), st.idle + 1, jnp.where(accepted, 0, st.idle)),
-        status=status_where(hopeless, Status.line_search_failed),
-        running=~hopeless,
+        status=status_where(~accepted & (shift > SHIFT_MAX * size), Status.line_search_failed),
     )
 
 
-def _factor(stages: Quadratic, model: Model, shift, size):
-    """The Riccati sweep with the smallest shift of the schedule that makes every pivot positive."""
-    n, m, d = len(stages.B), stages.B.shape[2], stages.B.shape[1]
-    zeros = functools.partial(jnp.zeros, dtype=stages.B.dtype)
-    empty = (zeros((n + 1, d, d)), zeros((n + 1, d)), zeros(n + 1), zeros((n, m, d)), zeros((n, m)), zeros(n) - 1)
-    eps = float(jnp.finfo(stages.B.dtype).eps)
+def _slope(H, W, model: Model, P, K, open_: Array) -> tuple[Array, Array]:
+    """The slope of the cost along the step, and a penalty on the gaps above every multiplier of the linear model.
+
+    Without gaps the slope is sum_k g_k'k_k, which the sweep has added up in the corner of P_0, and there is nothing to
+    penalise; with them the step in the states is followed.
+    """
+
+    def followed():
+        Z, slope = linear_path(H, W, model.Pn, K)
+        return slope, 2 * jnp.max(jnp.abs(along(P[:, :-1], Z)))
+
+    return lax.cond(open_, followed, lambda: (P[0, -1, -1], jnp.zeros((), P.dtype)))
+
+
+def _factored(H, W, Pn, shift, size):
+    """The Riccati sweep with the smallest shift of the schedule that makes every pivot positive.
+
+    The pivot that failed first, going backward, is exact and says how much is missing there at least; ten times the last
+    shift is tried where that is more.
+    """
+    n, rows, m = len(H), len(Pn), H.shape[-1] - len(Pn)
+    zeros = functools.partial(jnp.zeros, dtype=H.dtype)
+    empty = zeros((n + 1, rows, rows)), zeros((n, m, rows)), zeros(n) - 1
+    least = float(jnp.finfo(H.dtype).eps) * size
 
     def attempt(carry):
-        shift, _, first = carry
-        shift = jnp.where(first, shift, jnp.maximum(shift * 10, SHIFT_MIN * size))
-        return shift, sweep(stages, model.Qn, model.qn, shift), jnp.asarray(False)
+        shift, swept, first = carry
+        failed = swept[2][n - 1 - jnp.argmax(swept[2][::-1] <= least)]
+        missing = jnp.where(jnp.isfinite(failed), jnp.minimum(-2 * failed, size), 0)
+        raised = jnp.maximum(jnp.maximum(shift * 10, SHIFT_MIN * size), missing)
+        shift = jnp.where(first, shift, raised)
+        return shift, sweep(H, W, Pn, shift), jnp.asarray(False)
 
     def unfit(carry):
-        shift, gains, _ = carry
-        return ~(jnp.min(gains[5]) > eps * size) & (shift < SHIFT_MAX * size)
+        shift, swept, _ = carry
+        return ~(jnp.min(swept[2]) > least) & (shift < SHIFT_MAX * size)
 
-    shift, gains, _ = lax.while_loop(unfit, attempt, (shift, empty, jnp.asarray(True)))
-    return shift, gains
+    shift, (P, K, _), _ = lax.while_loop(unfit, attempt, (shift, empty, jnp.asarray(True)))
+    return shift, P, K
 
 
-def _candidate(p: Problem, x0, low, high, theta, st: Iterate, gaps, K, k, alpha):
+def _candidate(at: Setting, st: Iterate, K, alpha):
     """The true dynamics under the step and its feedback; gaps shrink by exactly 1 - alpha."""
+    p, theta, k = at.problem, at.theta, counter(len(st.U))
+    offset = st.U + alpha * K[..., -1] - along(K[..., :-1], st.X[:-1])
 
     def step(x, now):
-        i, x_old, u_old, gap, K, k, lo, hi = now
-        u = jnp.clip(u_old + alpha * k + K @ (x - x_old), lo, hi)
-        x_next = p.dynamics(x, u, i, theta) - (1 - alpha) * gap
-        return x_next, (x_next, u, p.reward(x, u, i, theta))
+        i, K, offset, gap, lo, hi = now
+        u = jnp.clip(times(K, x[:, None])[:, 0] + offset, lo, hi)
+        x = p.dynamics(x, u, i, theta) - gap
+        return x, (x, u)
 
-    now = (counter(len(st.U)), st.X[:-1], st.U, gaps, K, k, low, high)
-    end, (later, U, rewards) = lax.scan(step, x0, now)
-    return jnp.concatenate([x0[None], later]), U, jnp.sum(rewards) + p.terminal(end, theta)
+    now = (k, K[..., :-1], offset, (1 - alpha) * st.model.gaps, at.low, at.high)
+    _, (later, U) = lax.scan(step, at.x0, now)
+    X = jnp.concatenate([at.x0[None], later])
+    rewards = jax.vmap(p.reward, (0, 0, 0, None))(X[:-1], U, k, theta)
+    return X, U, jnp.sum(rewards) + p.terminal(X[-1], theta)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from learnlag_jax.control.riccati import Quadratic, backward
+from learnlag_jax.control.riccati import Feedback, Quadratic, backward, bordered, homogeneous, unbordered
 from learnlag_jax.vocabulary import Array
 
 
@@ -23,20 +23,23 @@ def levels(n: int) -> int:
     return 2 * max(1, (n).bit_length())
 
 
-def parallel_sweep(stages: Quadratic, Qn: Array, qn: Array):
-    """P, p, v, K, k and pivots as in `riccati.sweep`, and the error to expect: misfit to one Riccati step, and rounding."""
+def parallel_sweep(stages: Quadratic, Qn: Array, qn: Array) -> tuple[Feedback, Array]:
+    """The whole `Feedback`, and the error to expect: misfit to one Riccati step, and rounding."""
     elements = jax.vmap(_element)(stages)
     end = tuple(jnp.zeros_like(x[0]) for x in elements[:3]) + (-qn, Qn)
     joined = [jnp.concatenate([x, last[None]]) for x, last in zip(elements, end, strict=True)]
     *_, e, P = lax.associative_scan(_compose, tuple(joined), reverse=True)
+    H, W = jax.vmap(homogeneous)(stages)
     zero = jnp.zeros((), Qn.dtype)
-    once = jax.vmap(lambda P, p, now: backward(P, p, zero, now, zero))
-    P_now, p_now, v, K, k, pivot = once(P[1:], -e[1:], stages)
-    misfit = jnp.maximum(_apart(P[:-1], P_now), _apart(-e[:-1], p_now))
+    ahead = jax.vmap(bordered, (0, 0, None))(P[1:], -e[1:], zero)
+    once = jax.vmap(backward, (0, 0, 0, None))(ahead, H, W, zero)
+    now = unbordered(*once)
+    misfit = jnp.maximum(_apart(P[:-1], now.P), _apart(-e[:-1], now.p))
     cheapness = jax.vmap(lambda R, B, P: jnp.linalg.solve(R, B.T @ P @ B))(stages.R, stages.B, P[1:])
     misfit = jnp.maximum(misfit, jnp.finfo(qn.dtype).eps * jnp.max(jnp.abs(cheapness)))
-    v = jnp.concatenate([jnp.cumsum(v[::-1])[::-1], zero[None]])
-    return (jnp.concatenate([P_now, Qn[None]]), jnp.concatenate([p_now, qn[None]]), v, K, k, pivot), misfit
+    v = jnp.concatenate([jnp.cumsum(now.v[::-1])[::-1], zero[None]])
+    P, p = jnp.concatenate([now.P, Qn[None]]), jnp.concatenate([now.p, qn[None]])
+    return now._replace(P=P, p=p, v=v), misfit
 
 
 def _largest(x: Array) -> Array:

@@ -10,7 +10,7 @@ from jax import lax
 
 from learnlag_jax import checks
 from learnlag_jax.control.parallel import levels, parallel_sweep
-from learnlag_jax.control.riccati import Quadratic, sweep
+from learnlag_jax.control.riccati import Feedback, Quadratic, bordered, homogeneous, sweep, unbordered
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -86,7 +86,11 @@ def lqr(
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _regulate(stages: Quadratic, Qn: Array, qn: Array, n: int, parallel: bool) -> Regulator:
-    step_by_step = lambda: (sweep(stages, Qn, qn, jnp.zeros((), Qn.dtype)), jnp.int32(n))
+    zero = jnp.zeros((), Qn.dtype)
+
+    def step_by_step():
+        return unbordered(*sweep(*jax.vmap(homogeneous)(stages), bordered(Qn, qn, zero), zero)), jnp.int32(n)
+
     if not parallel:
         return _answer(stages, *step_by_step())
     at_once, misfit = parallel_sweep(stages, Qn, qn)
@@ -94,7 +98,7 @@ def _regulate(stages: Quadratic, Qn: Array, qn: Array, n: int, parallel: bool) -
     return _answer(stages, *lax.cond(good, lambda: (at_once, jnp.int32(levels(n))), step_by_step))
 
 
-def _answer(stages: Quadratic, solved, steps: Array) -> Regulator:
+def _answer(stages: Quadratic, solved: Feedback, steps: Array) -> Regulator:
     P, p, v, K, k, pivots = solved
     pivot = jnp.min(pivots)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in stages]))

@@ -19,7 +19,7 @@ from learnlag_jax.control.mdp import (
     weighed,
 )
 from learnlag_jax.control.problem import Problem, checked
-from learnlag_jax.vocabulary import PyTree
+from learnlag_jax.vocabulary import Array, PyTree
 
 
 def mdp_functions(
@@ -93,8 +93,10 @@ def mdp_from_problem(
     discount,
     theta: PyTree = None,
     *,
-    noise: tuple | None = None,
+    noise: tuple | Callable | None = None,
     periodic: Sequence[bool] | None = None,
+    key: Array | None = None,
+    draws: int = 64,
 ) -> MDP:
     """A control problem on a grid of states: transitions spread over the corners of the cell they lead into.
 
@@ -106,9 +108,11 @@ def mdp_from_problem(
         actions: [A, m] or any pytree with leading axis A of the actions to choose from.
         discount: in [0, 1).
         theta: parameters handed to reward and dynamics.
-        noise: (points [J, d], weights [J]) added to the next state; none if left out.
+        noise: (points [J, d], weights [J]) added to the next state, or a sampler `noise(key)` -> [d]; none if left out.
         periodic: for each axis, whether it wraps round: its last entry plus one spacing is its first. Other axes hold the
             state inside by clipping.
+        key, draws: for a sampler: the J = draws samples of weight 1 / draws, the same ones in every state and action, so
+            that the process is a consistent one and its values err by O(draws^-1/2).
 
     Returns:
         An `MDP` with prod(len(axis)) states and J 2^d outcomes. Interpolation is multilinear, so values converge at second
@@ -134,9 +138,7 @@ def mdp_from_problem(
         checks.require(len(axis) >= 2, f"axes[{i}]", len(axis), "at least two points", "refine the grid")
     wraps = tuple(periodic) if periodic is not None else (False,) * len(axes)
     checks.require(len(wraps) == len(axes), "periodic", len(wraps), f"{len(axes)} entries", "one for each axis")
-    points, weights = (
-        noise if noise is not None else (jnp.zeros((1, len(axes)), axes[0].dtype), jnp.ones(1, axes[0].dtype))
-    )
+    points, weights = _noise(noise, key, draws, jnp.zeros(len(axes), axes[0].dtype))
     checks.shape(points, ("J", len(axes)), "noise[0]")
     checks.shape(weights, (jnp.shape(points)[0],), "noise[1]")
     grid = jnp.stack([x.ravel() for x in jnp.meshgrid(*axes, indexing="ij")], -1)
@@ -150,6 +152,18 @@ def mdp_from_problem(
     each = jax.vmap(jax.vmap(pair, (None, 0)), (0, None))
     R, successor, probability = jax.jit(each)(grid, actions)
     return mdp_sparse(successor, probability, R, discount)
+
+
+def _noise(noise, key, draws: int, zero: Array) -> tuple[Array, Array]:
+    """Points and weights of the noise, however it was given."""
+    if noise is None:
+        return zero[None], jnp.ones(1, zero.dtype)
+    if not callable(noise):
+        return noise
+    checks.require(key is not None, "key", key, "a typed PRNG key with a sampler", "pass key=jax.random.key(0)")
+    checks.require(draws >= 1, "draws", draws, "at least one sample", "raise it")
+    points = jnp.asarray(jax.vmap(noise)(jax.random.split(key, draws)), zero.dtype)
+    return points, jnp.full(draws, 1 / draws, zero.dtype)
 
 
 def _corners(axes, wraps, s):

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks, trees
-from learnlag_jax.control.model import free_actions, linear_response, masked, model_at, projected, rolled
+from learnlag_jax.control.model import along, free_actions, linear_response, masked, model_at, projected, rolled
 from learnlag_jax.control.newton import Options, newton
 from learnlag_jax.control.path import stationarity
 from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, path_length
-from learnlag_jax.control.riccati import Quadratic, sweep
+from learnlag_jax.control.riccati import sweep
 from learnlag_jax.vocabulary import Array, PyTree, Status
 
 
@@ -130,9 +130,9 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
     residual = trees.max_abs(parts._replace(action=projected(U, parts.action, low, high)))
     model = model_at(flat, X, U, theta)
     free = free_actions(U, model.slope, low, high)
-    _, _, _, K, _, pivots = sweep(masked(model.stages, free), model.Qn, model.qn, jnp.zeros((), x0.dtype))
+    _, K, pivots = sweep(*masked(model, free), model.Pn, jnp.zeros((), x0.dtype))
     paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(costates)
-    return Trajectory(value, residual, status, steps, *paths, K, jnp.min(pivots))
+    return Trajectory(value, residual, status, steps, *paths, K[..., :-1], jnp.min(pivots))
 
 
 def _flat(p: Problem, fold_s, fold_a) -> Problem:
@@ -181,14 +181,12 @@ def _path_jvp(p: Problem, options: Options, primals, tangents):
     model = model_at(p, X, U, theta)
     free = free_actions(U, model.slope, low, high)
     pinned = jnp.where(free > 0, 0.0, jnp.where(high <= U, dhigh, dlow))
-    along = lambda matrix, vector: (matrix @ vector[..., None])[..., 0]
-    tangent = Quadratic(
-        *model.stages[:5],
-        q=along(model.stages.M, pinned) - moved.costate[:-1],
-        r=along(model.stages.R, pinned) - moved.action,
-        c=along(model.stages.B, pinned) + moved.dynamics[1:],
-    )
-    dX, dU, dcostates = linear_response(masked(tangent, free), model, moved.dynamics[0], -moved.costate[-1])
+    m = U.shape[1]
+    pressed = along(model.H[:, :-1, :m], pinned)
+    r, q = free * (pressed[:, :m] - moved.action), pressed[:, m:] - moved.costate[:-1]
+    c = along(model.W[:, :-1, :m], pinned) + moved.dynamics[1:]
+    H, W = masked(model, free)
+    dX, dU, dcostates = linear_response(H, W, model.Pn, r, q, c, moved.dynamics[0], -moved.costate[-1])
     solved = (status == Status.converged) | (status == Status.acceptable)
     # a factor, not a `where`, so that the transpose is NaN as well
     factor = jnp.where(solved, 1.0, jnp.nan).astype(X.dtype)

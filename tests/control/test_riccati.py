@@ -1,5 +1,7 @@
 """The regulator: against one big linear system, the golden ratio, and the solver that knows nothing of Riccati."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,8 @@ import pytest
 
 from learnlag_jax import InputError, Status
 from learnlag_jax.control import lqr, solve, total_reward
-from learnlag_jax.control.parallel import parallel_sweep
-from learnlag_jax.control.riccati import Quadratic
+from learnlag_jax.control.parallel import levels, parallel_sweep
+from learnlag_jax.control.riccati import Quadratic, bordered, homogeneous, sweep
 from learnlag_jax.testing import assert_close
 from tests.control.systems import lq_problem, random_lq
 
@@ -113,6 +115,26 @@ def test_parallel_equals_sequential_and_is_shallow(dtype):
         assert_close(y, x, ulps=2**13, scale=scale)
     assert_close(other.value, one.value, ulps=2**15, scale=float(jnp.max(jnp.abs(one.value))))
     assert other.residual <= 256 * jnp.finfo(dtype).eps
+
+
+def test_span_of_the_compiled_scan_is_logarithmic(float64):
+    """Counted in the compiled program: factorisations one after the other, against the trip count of the loop over time."""
+
+    def program(n, parallel):
+        lq = random_lq(float64, n=n, d=2, m=1)
+        stages, ends = Quadratic(**{x: lq[x] for x in lq if x not in ("Qn", "qn")}), (lq["Qn"], lq["qn"])
+        at_once = lambda stages, Qn, qn: parallel_sweep(stages, Qn, qn)[0].P
+        one_by_one = lambda stages, Qn, qn: sweep(*jax.vmap(homogeneous)(stages), bordered(Qn, qn, Qn[0, 0]), Qn[0, 0])[
+            0
+        ]
+        return jax.jit(at_once if parallel else one_by_one).lower(stages, *ends).compile().as_text()
+
+    trips = lambda text: [int(x) for x in re.findall(r"known_trip_count\W+n\W+(\d+)", text)]
+    for n in (7, 31):
+        tree = program(n, True)
+        assert tree.count('custom_call_target="lapack_dgetrf') == levels(n)
+        assert max(trips(tree)) <= 2
+        assert trips(program(n, False)) == [n]
 
 
 def test_parallel_falls_back_when_control_is_cheap_and_keeps_its_digits():

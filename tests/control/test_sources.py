@@ -117,6 +117,25 @@ def test_grid_values_approach_the_regulator_with_noise(float64):
     assert abs(float(exact(0.0))) > 0.1
 
 
+def test_a_sampler_of_noise_agrees_with_its_points_and_weights(float64):
+    """Plus or minus 0.1 by coin: the value at the middle of the regulator, within five standard errors of the draws."""
+    axis, exact = regulator(0.1)
+    problem = Problem(lambda s, a, k, th: -(s[0] ** 2) - a[0] ** 2, lambda s, a, k, th: s + a)
+    actions, draws = jnp.linspace(-1.5, 1.5, 31)[:, None], 400
+
+    def value(size):
+        coin = lambda key: size * jax.random.rademacher(key, (1,), jnp.float64)
+        mdp = mdp_from_problem(problem, [axis], actions, 0.9, noise=coin, key=jax.random.key(0), draws=draws)
+        return solve_mdp(mdp, tol=1e-8).value[20]
+
+    middle = solve_mdp(exact, tol=1e-8).value[20]
+    # the mean of the draws is off by 0.1 / sqrt(draws); it moves the value by its square and its slope, 0 in the middle
+    assert abs(float(value(0.1) - middle)) < 5 / draws
+    assert abs(float(value(0.3) - middle)) > 0.2
+    with pytest.raises(InputError, match="key"):
+        mdp_from_problem(problem, [axis], actions, 0.9, noise=lambda key: jnp.zeros(1))
+
+
 def test_periodic_axes_wrap_and_others_clip(float64):
     problem = Problem(lambda s, a, k, th: jnp.cos(s[0]) * s[1], lambda s, a, k, th: s + a)
     angle = jnp.arange(8.0) * (2 * jnp.pi / 8)

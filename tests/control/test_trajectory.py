@@ -71,6 +71,19 @@ def test_hessian_of_the_optimal_value_and_vmap_over_starts():
     assert_close(values, -golden * jnp.array([1.0, 4.0, 9.0]), ulps=256)
 
 
+def test_derivatives_pass_through_vmap_and_one_failure_stays_alone(float64):
+    """Forward and reverse, by the start and by a bound; the third member starts from NaN."""
+    problem = scalar_regulator()
+    first = lambda s, high: solve(problem, s, jnp.zeros(3), lower=-high, upper=high).actions[0]
+    starts, highs = jnp.array([0.3, 3.0, jnp.nan, -3.0]), jnp.full(4, 0.7)
+    for mode in (jax.jacfwd, jax.jacrev):
+        by_start, by_bound = jax.vmap(mode(first, (0, 1)))(starts, highs)
+        assert_close(by_start[jnp.array([1, 3])], jnp.zeros(2), ulps=64, scale=1.0)
+        assert_close(by_bound[jnp.array([0, 1, 3])], jnp.array([0.0, -1.0, 1.0]), ulps=64, scale=1.0)
+        assert abs(float(by_start[0]) + 8 / 13) < 1e-9
+        assert jnp.isnan(by_start[2])
+
+
 def test_quadratic_convergence_near_the_solution(float64):
     s0, a0, theta = pendulum_start(float64)
     best = solve_pendulum(s0, a0, theta).actions
