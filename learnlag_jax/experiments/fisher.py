@@ -22,7 +22,15 @@ from learnlag_jax.experiments.estimation import (
     recorded_runs,
     residual_figure,
 )
-from learnlag_jax.experiments.exponents import EXPONENTS, Sweep, exponent_sweep, sweep_figure, sweep_table
+from learnlag_jax.experiments.exponents import (
+    EXPONENTS,
+    Sweep,
+    estimator_sweep,
+    estimator_table,
+    exponent_sweep,
+    sweep_figure,
+    sweep_table,
+)
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -34,6 +42,7 @@ def chapter(settings: Settings) -> Chapter:
     fits = fit_digits(digits, settings)
     runs = recorded_runs(digits, settings)
     sweep = exponent_sweep(images, settings)
+    estimators = estimator_sweep(digits, settings)
     claims = (
         cramer_rao(settings),
         *information_claims(digits),
@@ -50,7 +59,12 @@ def chapter(settings: Settings) -> Chapter:
         ),
         claims=claims,
         figures=(sweep_figure(sweep, images.name), residual_figure(runs)),
-        tables=(field_table(fits), sweep_table(sweep), audit_table(runs)),
+        tables=(
+            field_table(fits),
+            sweep_table(sweep),
+            *((estimator_table(estimators),) if estimators else ()),
+            audit_table(runs),
+        ),
         honest=honest(fits, sweep),
         inputs=(digits,) if settings.quick else (digits, images),
     )

@@ -10,8 +10,6 @@ optax chain. Reference: MATH.md 7; eq. 31, 32; Vyas et al. 2024 (eigen), Gupta e
 Jordan et al. 2024 (one_sided).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,9 +20,9 @@ from learnlag_jax.fisher.moments import real_dtype
 from learnlag_jax.fisher.scores import wide_dtype
 from learnlag_jax.fisher.state import Bucket, FisherOptions, FisherState, unmeasured
 from learnlag_jax.fisher.step import begin
-from learnlag_jax.vocabulary import Array
 
 SOURCES = ("batch", "per_example", "sampled")
+RUNNING = ("diagonal", "eigen")  # keep a second moment per coordinate
 
 
 def scale_by_fisher(
@@ -69,75 +67,70 @@ def scale_by_fisher(
     """
     checks.require(fisher in SOURCES, "fisher", repr(fisher), "one of " + ", ".join(SOURCES), "choose one")
     checks.require(options.basis in ("qr", "eigh"), "basis", repr(options.basis), "'qr' or 'eigh'", "choose one")
+    checks.require(
+        options.aspect is None or options.aspect >= 1, "aspect", options.aspect, "None or at least 1", "2 is a good one"
+    )
     checks.require(options.refresh >= 1, "refresh", options.refresh, "at least 1", "refresh every step at most")
-    limits = {"max_size": options.max_size, "block_size": options.block_size, "merge": options.merge}
+    limits = {
+        "max_size": options.max_size,
+        "block_size": options.block_size,
+        "merge": options.merge,
+        "aspect": options.aspect,
+    }
     if isinstance(structure, str):
         layout.plan_leaves(structure, [])
 
+    def groups_of(pairs):
+        plans = layout.plan_leaves(structure, pairs, **limits)
+        leaves = [leaf for _, leaf in pairs]
+        return layout.group_leaves(plans, leaves, [wide_dtype(leaf) for leaf in leaves])
+
     def init(params):
-        pairs, treedef = layout.leaves_with_paths(params)
-        present = [(path, leaf) for path, leaf in pairs if leaf is not None]
-        plans = layout.plan_leaves(structure, present, **limits)
-        mu = jax.tree.map(lambda p: jnp.zeros_like(p, wide_dtype(p)), params)
-        second = iter(plans)
-        nu = [None if p is None else _second_moment(next(second), p) for _, p in pairs]
+        pairs = [(path, leaf) for path, leaf in layout.leaves_with_paths(params)[0] if leaf is not None]
+        groups = groups_of(pairs)
+        kinds = {i: group.plan.kind for group in groups for i in group.members}
+        second = [jnp.zeros_like(p, real_dtype(p)) if kinds[i] in RUNNING else None for i, (_, p) in enumerate(pairs)]
         return FisherState(
             jnp.zeros([], jnp.int32),
-            mu,
-            jax.tree.unflatten(treedef, nu) if pairs else mu,
+            jax.tree.map(lambda p: jnp.zeros_like(p, wide_dtype(p)), params),
+            _placed(params, second) if pairs else params,
             # optax.tree.map_params calls init with an empty tree; one leaf here stands for all buckets of a real state
-            _empty_buckets(plans, [leaf for _, leaf in present]) if pairs else jnp.zeros([]),
+            _empty_buckets(groups) if pairs else jnp.zeros([]),
             unmeasured(),
         )
 
     def update(updates, state, params=None, *, fisher_grads=None, **extra_args):
         del params, extra_args
-        pairs, treedef = layout.leaves_with_paths(updates)
-        live = [i for i, (_, leaf) in enumerate(pairs) if leaf is not None]
-        present = [pairs[i] for i in live]
-        plans = layout.plan_leaves(structure, present, **limits)
-        mu, nu = (jax.tree.flatten(tree, is_leaf=lambda x: x is None)[0] for tree in (state.mu, state.nu))
-        step = begin(
-            plans, [leaf for _, leaf in present], _source(fisher, updates, fisher_grads), state, b1, b2, options
-        )
-        out, new_mu, new_nu, buckets, diagnostics = step.run(
-            [mu[i] for i in live], [nu[i] for i in live], exponent, eps
-        )
-
-        def put(old, new):
-            filled = list(old)
-            for i, leaf in zip(live, new, strict=True):
-                filled[i] = leaf
-            return jax.tree.unflatten(treedef, filled)
-
-        new_state = FisherState(step.count, put(mu, new_mu), put(nu, new_nu), buckets, diagnostics)
-        return put([None] * len(pairs), out), new_state
+        mu, treedef = layout.leaves_with_paths(state.mu)
+        live = [i for i, (_, leaf) in enumerate(mu) if leaf is not None]
+        held = lambda tree: [leaf for i, leaf in enumerate(treedef.flatten_up_to(tree)) if i in live]
+        given = held(updates)
+        samples = held(_source(fisher, updates, fisher_grads)) if fisher != "batch" else None
+        step = begin(groups_of([mu[i] for i in live]), given, samples, state, b1, b2, exponent, eps, options)
+        out, new_mu, new_nu, buckets, diagnostics = step.run(given, samples, held(state.mu), held(state.nu))
+        put = lambda leaves: _placed(state.mu, leaves)
+        return put(out), FisherState(step.count, put(new_mu), put(new_nu), buckets, diagnostics)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _second_moment(plan: layout.Plan, p) -> Array | None:
-    return jnp.zeros_like(p, real_dtype(p)) if plan.kind in ("diagonal", "eigen") else None
+def _placed(like, leaves):
+    """`leaves` in the places where `like` has one; None where it has none."""
+    pairs, treedef = layout.leaves_with_paths(like)
+    following = iter(leaves)
+    return jax.tree.unflatten(treedef, [None if leaf is None else next(following) for _, leaf in pairs])
 
 
-def _empty_buckets(plans, leaves) -> tuple[Bucket, ...]:
-    def bucket(d, slots):
-        kind = functools.reduce(_wider, [wide_dtype(leaves[i]) for i, _, _ in slots])
-        count = sum(K for _, _, K in slots)
+def _empty_buckets(groups: list[layout.Group]) -> tuple[Bucket, ...]:
+    def bucket(d, kind, slots):
+        count = sum(count for _, _, count in slots)
         return Bucket(jnp.zeros((count, d, d), kind), jnp.tile(jnp.eye(d, dtype=kind)[None], (count, 1, 1)))
 
-    return tuple(bucket(d, slots) for d, slots in layout.bucket_slots(plans).items())
-
-
-def _wider(a, b) -> jnp.dtype:
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(a, b)
+    return tuple(bucket(d, kind, slots) for (d, kind), slots in layout.bucket_slots(groups).items())
 
 
 def _source(fisher: str, updates, fisher_grads):
-    """The gradients whose outer products make F; None stands for the updates themselves."""
-    if fisher == "batch":
-        return None
+    """The gradients, with a leading example axis, whose mean outer product is F."""
     checks.require(
         fisher_grads is not None,
         "fisher_grads",
@@ -152,4 +145,4 @@ def _source(fisher: str, updates, fisher_grads):
         f"the structure of the gradients, {jax.tree.structure(updates)}",
         "pass matching pytrees",
     )
-    return jax.tree.leaves(fisher_grads)
+    return fisher_grads

@@ -17,12 +17,14 @@ class FisherOptions(NamedTuple):
         refresh: steps between refreshes of the bases; the first `refresh` steps of "eigen" equal Adam's.
         basis: "qr", one warm-started QR step per refresh, or "eigh", exact.
         max_size: an axis longer than this carries no factor; "full" applies to leaves up to this size.
+        aspect: an axis more than so many times as long as the leaf's shortest carries no factor either: the cost of a
+            step then stays a few products with the shorter side; None keeps every axis.
         block_size: cut longer axes into equal blocks of at most this length; None leaves them whole.
         merge: merge neighbouring dimensions into the most nearly square matrix.
         bias_correction: divide the moments by 1 - b^k.
         nesterov: look one step ahead with the momentum, as `optax.nadam`.
         skip_nonfinite: a step with a NaN or infinity in any gradient changes nothing and is counted.
-        polar_steps: matrix-product steps of the polar factor in "one_sided".
+        polar_steps: matrix-product steps of the polar factor in "one_sided"; 5 leave 0.5 %, 6 rounding.
 
     Example:
         >>> from learnlag_jax.fisher import FisherOptions
@@ -33,12 +35,13 @@ class FisherOptions(NamedTuple):
     refresh: int = 10
     basis: str = "qr"
     max_size: int = 1024
+    aspect: float | None = None
     block_size: int | None = None
     merge: bool = True
     bias_correction: bool = True
     nesterov: bool = False
     skip_nonfinite: bool = True
-    polar_steps: int = 8
+    polar_steps: int = 5
 
 
 class Bucket(NamedTuple):
@@ -88,8 +91,9 @@ def unmeasured() -> Diagnostics:
 class FisherState(NamedTuple):
     """State of `scale_by_fisher`: it holds F itself, not a root, so one state serves every exponent.
 
-    Memory for an (m, n) leaf, in float32 numbers: diagonal 2 m n, eigen 2 m n + 2 (m^2 + n^2), kronecker
-    m n + 2 (m^2 + n^2), one_sided and none m n; full 2 (m n)^2 + m n.
+    Memory for an (m, n) leaf, m <= n, in float32 numbers: diagonal 2 m n; eigen 2 m n + 2 (m^2 + n^2), or 2 m n + 2 m^2
+    where n > aspect m; kronecker m n + 2 (m^2 + n^2); one_sided and none m n; full 2 (m n)^2 + m n. Bytes of real
+    states are in benchmarks/results/bench_optimisers.md.
 
     Attributes:
         count: int32, steps taken.

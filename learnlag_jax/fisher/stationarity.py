@@ -124,7 +124,7 @@ def _stationarity(log_prob, estimator, choices, params, batch, values) -> Statio
     curvature = jnp.sum(inverse * hessian) / size
     divergence = inverse_divergence(lambda theta: information(fold(theta)), flat, inverse, inverse @ score) / size
     mahalanobis = jnp.sum((s @ inverse) * s, axis=1)
-    statistic, standard_error = _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian)
+    statistic, standard_error = information_matrix_statistic(log_prob, fold, flat, batch, s, hessian)
     J, K = -hessian, s.T @ s / n
     K = 0.5 * (K + K.T)
     inverse_J = jnp.linalg.inv(J)
@@ -167,7 +167,7 @@ def inverse_divergence(information: Callable, theta: Array, inverse: Array, z: A
     return -jnp.sum(inverse * jacobian.T)
 
 
-def _information_matrix_statistic(log_prob, fold, flat, batch, s, hessian):
+def information_matrix_statistic(log_prob, fold, flat, batch, s, hessian):
     """White's test in trace form: c_i = tr(J^-1 (s_i s_i' + Hess_i)) / P has mean penalty / P - 1, zero under the model.
 
     The weight is J^-1, not F^-1: the outer product in F is correlated with what is tested, which spoils the size in

@@ -16,6 +16,11 @@ from learnlag_jax import checks
 from learnlag_jax.vocabulary import Array, PyTree
 
 STRUCTURES = ("eigen", "diagonal", "kronecker", "one_sided", "full", "none")
+FACTORED = ("eigen", "kronecker", "full")  # carry factors
+DIAGONALISED = ("diagonal", *FACTORED)  # have a running F that is diagonal in some basis
+STACKED = (
+    1 << 16
+)  # entries: leaves up to this size are stacked with their equals; the copies would cost longer ones memory
 Rule = Callable[[str, tuple[int, ...]], str]
 
 
@@ -47,7 +52,15 @@ class Plan(NamedTuple):
         return tuple(self.view[1 + axis] for axis in self.axes)
 
 
-def plan_leaf(kind: str, shape: tuple[int, ...], *, max_size: int, block_size: int | None, merge: bool) -> Plan:
+def plan_leaf(
+    kind: str,
+    shape: tuple[int, ...],
+    *,
+    max_size: int,
+    block_size: int | None,
+    merge: bool,
+    aspect: float | None = None,
+) -> Plan:
     """The plan of one leaf; what cannot carry the structure asked for is diagonal.
 
     Example:
@@ -56,6 +69,8 @@ def plan_leaf(kind: str, shape: tuple[int, ...], *, max_size: int, block_size: i
         (1, 96, 96)
         >>> plan_leaf("eigen", (5000, 8), max_size=512, block_size=None, merge=True).sizes
         (8,)
+        >>> plan_leaf("eigen", (64, 256), max_size=512, block_size=None, merge=True, aspect=2).sizes
+        (64,)
         >>> plan_leaf("eigen", (7,), max_size=512, block_size=None, merge=True).kind
         'diagonal'
     """
@@ -71,7 +86,9 @@ def plan_leaf(kind: str, shape: tuple[int, ...], *, max_size: int, block_size: i
         return Plan("diagonal", shape)
     matrix = nearly_square(real) if merge or kind == "one_sided" else real
     blocks = tuple(block_count(d, block_size) for d in matrix)
-    axes = tuple(i for i, (d, b) in enumerate(zip(matrix, blocks, strict=True)) if 1 < d // b <= max_size)
+    sides = [d // b for d, b in zip(matrix, blocks, strict=True)]
+    longest = max_size if aspect is None else min(max_size, aspect * min(sides))
+    axes = tuple(i for i, d in enumerate(sides) if 1 < d <= longest)
     return Plan(kind, shape, matrix, blocks, axes) if axes or kind == "one_sided" else Plan("diagonal", shape)
 
 
@@ -115,6 +132,70 @@ def unview(plan: Plan, x: Array) -> Array:
     return x.reshape(*plan.blocks, *plan.view[1:]).transpose(order).reshape(plan.shape)
 
 
+class Group(NamedTuple):
+    """Leaves of one plan, dtype and layout, worked on as one stack (N K, d_1, .., d_r): one set of operations for all.
+
+    Attributes:
+        plan: what happens to each of them.
+        dtype: of the moments, as text.
+        spec: how each leaf is split over an explicit mesh, or None.
+        members: positions of the leaves.
+    """
+
+    plan: Plan
+    dtype: str
+    spec: Any
+    members: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the stack, (N K, d_1, .., d_r)."""
+        return len(self.members) * self.plan.view[0], *self.plan.view[1:]
+
+
+def group_leaves(plans: list[Plan], leaves: list[Array], dtypes: list[jnp.dtype]) -> list[Group]:
+    """Leaves that go through the same operations, together; elementwise and long ones alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.structure import group_leaves, plan_leaf
+        >>> leaves = [jnp.zeros(s) for s in ((3, 5), (4,), (3, 5))]
+        >>> plans = [plan_leaf("eigen", x.shape, max_size=64, block_size=None, merge=True) for x in leaves]
+        >>> [(g.plan.kind, g.members) for g in group_leaves(plans, leaves, [jnp.dtype("float32")] * 3)]
+        [('eigen', (0, 2)), ('diagonal', (1,))]
+    """
+    found: dict[tuple, list[int]] = {}
+    for i, (plan, leaf, dtype) in enumerate(zip(plans, leaves, dtypes, strict=True)):
+        alone = not plan.matrix or math.prod(plan.shape) > STACKED
+        spec = explicit_spec(leaf) if is_sharded(leaf) else None
+        found.setdefault((plan, str(dtype), spec, i if alone else None), []).append(i)
+    return [Group(plan, dtype, spec, tuple(members)) for (plan, dtype, spec, _), members in found.items()]
+
+
+def stack(group: Group, leaves: list) -> Array:
+    """The members as one array (.., N K, d_1, .., d_r); an elementwise leaf is itself."""
+    members = [leaves[i] for i in group.members]
+    if not group.plan.matrix:
+        return members[0]
+    views = [view(group.plan, gathered(x)) for x in members]
+    return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1 - len(group.plan.matrix))
+
+
+def unstack(group: Group, x: Array) -> list[Array]:
+    """Back to leaves, each where it lives."""
+    if not group.plan.matrix:
+        return [x]
+    K = group.plan.view[0]
+    parts = [x] if len(group.members) == 1 else [x[n * K : (n + 1) * K] for n in range(len(group.members))]
+    leaves = [unview(group.plan, part) for part in parts]
+    return leaves if group.spec is None else [jax.sharding.reshard(leaf, jax.P(*group.spec)) for leaf in leaves]
+
+
+def gathered(x: Array) -> Array:
+    """Under an explicit mesh the factors need whole axes."""
+    return jax.sharding.reshard(x, jax.P(*[None] * x.ndim)) if is_sharded(x) else x
+
+
 def plan_leaves(structure: str | Rule, leaves: list[tuple[str, Array]], **options) -> list[Plan]:
     """One plan per (path, leaf), from a structure's name or a rule (path, shape) -> name."""
     if isinstance(structure, str):
@@ -145,20 +226,22 @@ def explicit_spec(x):
     return sharding.spec
 
 
-def bucket_slots(plans: list[Plan]) -> dict[int, list[tuple[int, int, int]]]:
-    """Factor side d -> [(leaf, axis, K)] in order: every factor of side d of every leaf lives in one (sum K, d, d) stack.
+def bucket_slots(groups: list[Group]) -> dict[tuple[int, str], list[tuple[int, int, int]]]:
+    """(side d, dtype) -> [(group, axis, count)]: all factors of one side and dtype live in one (sum count, d, d) stack.
 
     Example:
-        >>> from learnlag_jax.fisher.structure import bucket_slots, plan_leaf
-        >>> plans = [plan_leaf("eigen", s, max_size=64, block_size=None, merge=True) for s in ((3, 5), (5, 5))]
-        >>> bucket_slots(plans)
-        {3: [(0, 0, 1)], 5: [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.structure import bucket_slots, group_leaves, plan_leaf
+        >>> leaves = [jnp.zeros(s) for s in ((3, 5), (5, 5), (3, 5))]
+        >>> plans = [plan_leaf("eigen", x.shape, max_size=64, block_size=None, merge=True) for x in leaves]
+        >>> bucket_slots(group_leaves(plans, leaves, [jnp.dtype("float32")] * 3))
+        {(3, 'float32'): [(0, 0, 2)], (5, 'float32'): [(0, 1, 2), (1, 0, 1), (1, 1, 1)]}
     """
-    slots: dict[int, list[tuple[int, int, int]]] = {}
-    for i, plan in enumerate(plans):
-        if plan.kind in ("eigen", "kronecker", "full"):
-            for axis, d in zip(plan.axes, plan.sizes, strict=True):
-                slots.setdefault(d, []).append((i, axis, plan.view[0]))
+    slots: dict[tuple[int, str], list[tuple[int, int, int]]] = {}
+    for i, group in enumerate(groups):
+        if group.plan.kind in FACTORED:
+            for axis, d in zip(group.plan.axes, group.plan.sizes, strict=True):
+                slots.setdefault((d, group.dtype), []).append((i, axis, group.shape[0]))
     return dict(sorted(slots.items()))
 
 

@@ -39,6 +39,12 @@ def one_step(optimiser):
 
 CASES = {
     "audit": (lambda batches: fisher.audit(run_of(batches)), (jnp.zeros((4, 2), jnp.float32),)),
+    "bootstrap": (
+        lambda b: fisher.bootstrap(
+            log_prob, lambda b: b.mean()[None], lambda p, b, key: b + p[0], b, jax.random.key(0), draws=19
+        ),
+        (x,),
+    ),
     "categorical_outcomes": (outcomes_of, (jnp.zeros(3, jnp.float32), jnp.float32(1.0))),
     "descent_lagrangian": (residual, (mean, mean, mean)),
     "fisher_descent": (one_step(fisher.fisher_descent(1e-2)), (matrix,)),
@@ -54,6 +60,7 @@ CASES = {
         lambda q: fisher.particle_lagrangian(lambda q: jnp.sum(q**2), jnp.ones(1, jnp.float32))(0.0, q, q),
         (mean,),
     ),
+    "probed_stationarity": (lambda p, b: fisher.probed_stationarity(log_prob, p, b, jax.random.key(0)), (mean, x)),
     "record": (run_of, (jnp.zeros((4, 2), jnp.float32),)),
     "scale_by_fisher": (one_step(fisher.scale_by_fisher()), (matrix,)),
     "scores": (lambda p, b: fisher.scores(log_prob, p, b), (mean, x)),
@@ -61,10 +68,12 @@ CASES = {
 }
 NOT_JITTABLE = {
     "Audit": "a NamedTuple",
+    "Bootstrap": "a NamedTuple",
     "Bucket": "a NamedTuple",
     "Diagnostics": "a NamedTuple",
     "FisherOptions": "static choices",
     "FisherState": "a NamedTuple",
+    "ProbedStationarity": "a NamedTuple",
     "Run": "a NamedTuple",
     "Stationarity": "a NamedTuple",
     "preset": "a dict of arguments",

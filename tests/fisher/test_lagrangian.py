@@ -108,6 +108,35 @@ def test_heavy_ball_is_stationary_for_the_unit_metric(float64):
     assert float(audit(run).relative) > 0.05
 
 
+def test_what_adamw_does_beyond_the_lagrangian_is_its_weight_decay(float64):
+    rate, decay = 1e-2, 0.1
+    run = run_of(optax.adamw(rate, weight_decay=decay))
+    found, plain = audit(run, learning_rate=rate), audit(run_of(optax.adam(rate)), learning_rate=rate)
+    q, nu, k = run.positions, optax_second_moments(run.gradients), jnp.arange(1.0, len(run.gradients) + 1)[:, None]
+    mass, c = jnp.sqrt(nu / (1 - 0.999**k)) + 1e-8, 1 - 0.9**k
+    transported = 0.9 * (c[:-1] / c[1:]) * mass[:-1] / mass[1:]
+    missing = -rate * decay * (q[1:-1] - transported * q[:-2])
+    v = jnp.diff(q, axis=0)
+    impulse = jnp.sqrt(jnp.mean(jnp.sum((v[1:] - 0.9 * v[:-1]) ** 2, 1)))
+    assert_close(found.unexplained, jnp.linalg.norm(missing, axis=1) / impulse, ulps=1e8)
+    assert float(jnp.max(plain.unexplained)) < 1e-10 < float(jnp.min(found.unexplained))
+
+
+def optax_second_moments(g):
+    return jnp.stack([sum(0.001 * 0.999 ** (n - j) * g[j] ** 2 for j in range(n + 1)) for n in range(len(g))])
+
+
+@pytest.mark.parametrize("optimiser", [optax.lion(1e-3), optax.contrib.muon(2e-2)], ids=["lion", "muon"])
+def test_lion_and_muon_are_not_stationary_even_at_the_rate_that_suits_them_best(float64, optimiser):
+    noise = jax.random.normal(jax.random.key(0), (40, 2, 2))
+    loss = lambda q, e: sum(rosenbrock(row) for row in q) + 0.1 * jnp.vdot(e, q)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        run = record(loss, optimiser, jnp.array([[-1.0, 1.0], [0.5, 0.0]]), noise)
+        adam = record(loss, optax.adam(1e-2), jnp.array([[-1.0, 1.0], [0.5, 0.0]]), noise)
+    assert float(jnp.sqrt(jnp.mean(audit(run).unexplained ** 2))) > 0.05
+    assert float(jnp.max(audit(adam).unexplained)) < 1e-9
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_adams_residual_does_not_depend_on_the_units_of_the_loss(float64, scale):
     reference = audit(run_of(optax.adam(1e-2, eps=0.0)), learning_rate=1e-2, eps=0.0)

@@ -89,7 +89,7 @@ def test_none_is_momentum_alone(dtype):
 
 def test_fisher_descent_is_adamw(dtype):
     grads = gradients(dtype)
-    ours = walk(fisher_descent(1e-2, "diagonal", b2=0.999), grads)
+    ours = walk(fisher_descent(1e-2, "diagonal", b2=0.999, options=FisherOptions()), grads)
     assert bits(ours) == bits(walk(optax.adamw(1e-2), grads))
 
 

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from learnlag_jax import Status, trees
-from learnlag_jax.fisher import fisher_information, stationarity
+from learnlag_jax import InputError, Status, trees
+from learnlag_jax.fisher import bootstrap, fisher_information, probed_stationarity, stationarity
 from learnlag_jax.fisher.operators import matrix_power
 from learnlag_jax.fisher.stationarity import inverse_divergence
 from learnlag_jax.testing import assert_close
@@ -113,3 +114,78 @@ def test_matrix_power_inverts_its_square_root(float64):
     F = a @ a.T + jnp.eye(5)
     root = matrix_power(F, -0.5)
     assert_close(root @ F @ root, jnp.eye(5), ulps=1e4)
+
+
+def test_the_bootstrap_keeps_its_size_where_the_chi_square_limit_does_not(float64):
+    """60 examples, 4 parameters: a location-scale family, so the bootstrap is exact up to 3 binomial standard errors."""
+    sets, n = 200, 60
+
+    def simulate(params, batch, key):
+        x, _ = batch
+        return x, x @ params["w"] + jnp.exp(params["log_sigma"]) * jax.random.normal(key, x.shape[:1])
+
+    def p_values(key, noise):
+        batch = regression(key, n, noise)
+        found = bootstrap(gaussian_log_prob, gaussian_fit, simulate, batch, jax.random.fold_in(key, 1), draws=39)
+        return found.p_value, stationarity(gaussian_log_prob, gaussian_fit(batch), batch).p_value
+
+    rejected = {}
+    for noise in (well_specified, heteroscedastic):
+        run = jax.jit(jax.vmap(lambda key: p_values(key, noise)))  # noqa: B023
+        rejected[noise] = [
+            float(np.mean(np.asarray(p) <= 0.05)) for p in run(jax.random.split(jax.random.key(5), sets))
+        ]
+    error = 3 * (0.05 * 0.95 / sets) ** 0.5
+    assert abs(rejected[well_specified][0] - 0.05) < error
+    assert rejected[well_specified][1] > 0.05 + error
+    assert rejected[heteroscedastic][0] > 0.2 + error
+    with pytest.raises(InputError, match="draws"):
+        bootstrap(gaussian_log_prob, gaussian_fit, simulate, None, jax.random.key(0), draws=5)
+
+
+def poisson_log_prob(params, example):
+    """Counts with a logarithmic link, up to a constant."""
+    x, y = example
+    eta = params[0] + params[1] * x
+    return y * eta - jnp.exp(eta)
+
+
+def poisson_fit(batch):
+    def newton(t, _):
+        mean = lambda t: jnp.mean(jax.vmap(poisson_log_prob, (None, 0))(t, batch))
+        return t - jnp.linalg.solve(jax.hessian(mean)(t), jax.grad(mean)(t)), None
+
+    return jax.lax.scan(newton, jnp.array([jnp.log(jnp.mean(batch[1])), 0.0]), length=12)[0]
+
+
+def test_a_wrong_link_is_found(float64):
+    """Counts whose mean is a logarithm-linear or a linear function of x, fitted with the logarithmic link."""
+
+    def p_value(key, link):
+        k1, k2 = jax.random.split(key)
+        x = jax.random.uniform(k1, (1000,), minval=-1.0, maxval=1.0)
+        batch = x, jax.random.poisson(k2, link(x)).astype(float64)
+        return stationarity(poisson_log_prob, poisson_fit(batch), batch).p_value
+
+    links = {"right": lambda x: jnp.exp(1.0 + x), "wrong": lambda x: 5.2 + 5 * x}
+    keys = jax.random.split(jax.random.key(3), 100)
+    share = {
+        name: float(jnp.mean(jax.jit(jax.vmap(lambda k: p_value(k, link)))(keys) < 0.05))  # noqa: B023
+        for name, link in links.items()
+    }
+    assert share["right"] < 0.05 + 3 * 0.022
+    assert share["wrong"] > 0.8
+
+
+def test_probes_agree_with_the_matrices(float64):
+    """All of the residual, at a parameter away from the optimum, within 4.5 standard errors of the probes."""
+    log_prob, params, batch, _ = network_problem(float64, n=60)
+    exact = stationarity(log_prob, params, batch, damping=1e-2)
+    found = jax.jit(
+        lambda p: probed_stationarity(log_prob, p, batch, jax.random.key(2), probes=200, krylov=16, damping=1e-2)
+    )(params)
+    assert abs(float(found.residual - exact.residual)) < 4.5 * float(found.standard_error)
+    assert_close(found.drift, exact.drift, ulps=1e7)
+    assert abs(float(exact.divergence)) > 4.5 * float(found.standard_error)  # without its divergence it would be seen
+    with pytest.raises(InputError, match="probes"):
+        probed_stationarity(log_prob, params, batch, jax.random.key(2), probes=1)
