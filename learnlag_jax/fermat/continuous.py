@@ -164,7 +164,7 @@ def _feasible_slope(x: Array, g: Array, box) -> Array:
     return jnp.max(jnp.abs(u - jnp.clip(u - g * width, 0, 1)))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_steps"))
+@functools.partial(jax.jit, static_argnames="model")
 def _descend(model: Callable, phi: Callable, starts: Array, box, base: Array, max_steps: int):
     place = jax.vmap(lambda z: _points(z, box))
 
