@@ -194,7 +194,10 @@ def newton_descent(loss: Callable, z: Array, max_steps: int) -> tuple[Array, Arr
     def step(state):
         z, _, k = state
         value, g = value_and_slope(z)
-        l, U = jnp.linalg.eigh(hessian(z))
+        H = hessian(z)
+        l, U = jnp.linalg.eigh(
+            jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H))
+        )  # LAPACK may not return from NaN
         size = jnp.abs(l)
         curved = size > 1e3 * z.size * eps * jnp.max(size)
         d = -U @ (jnp.where(curved, 1 / jnp.where(curved, size, 1), 0) * (U.T @ g))
