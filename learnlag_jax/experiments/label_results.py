@@ -60,24 +60,27 @@ def table(outcomes: dict[str, Outcome]) -> Table:
         for k, strategy in enumerate(label_study.STRATEGIES):
             s = fermat.learning_time_summary(jnp.asarray(result.times[k]), jnp.asarray(result.reached[k]), budget)
             low, high = (text(x) for x in s.median_interval)
-            r = ratio(result, strategy)
-            against = (
-                "1" if k == 0 else f"{float(r.value):.2f} ({float(r.interval[0]):.2f} to {float(r.interval[1]):.2f})"
-            )
             rows.append(
                 (
                     f"{task}, {result.threshold:.3f}",
                     strategy,
                     f"{text(s.median)} ({low} to {high})",
-                    against,
+                    *(_ratio_text(result, strategy, other) for other in ("random", "uncertainty")),
                     f"{int(result.reached[k].sum())} of {result.reached.shape[1]}",
                 )
             )
     return Table(
         "T_sample: labels bought until the test error reaches the threshold of the task (95 % bootstrap intervals over random splits)",
-        ("task, threshold", "labels chosen by", "median labels", "mean labels over random's", "reached"),
+        ("task, threshold", "labels chosen by", "median labels", "mean over random's", "over uncertainty's", "reached"),
         tuple(rows),
     )
+
+
+def _ratio_text(result: Outcome, strategy: str, over: str) -> str:
+    if strategy == over:
+        return "1"
+    r = ratio(result, strategy, over)
+    return f"{float(r.value):.2f} ({float(r.interval[0]):.2f} to {float(r.interval[1]):.2f})"
 
 
 def claims(outcomes: dict[str, Outcome]) -> tuple[Claim, ...]:

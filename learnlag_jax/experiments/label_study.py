@@ -1,14 +1,15 @@
 """Buying labels: T_sample of designed batches against random ones and uncertainty sampling, on three real pools.
 
-    python -m learnlag_jax.experiments.label_study [--seeds N] [--out FILE.npz]
+    python -m learnlag_jax.experiments.label_study [--splits N] [--out FILE.npz]
 
-measures every strategy on the same splits (some minutes on two cores) and writes `measured/labels.npz`; the report reads it. The threshold of a
+measures every strategy on the same splits (some minutes on two quiet cores) and writes `measured/labels.npz`; the report reads it. The threshold of a
 task is set before looking at any design: the error with all labels, and a fifth of the way back up to random's first error.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -67,31 +68,40 @@ def threshold(random: np.ndarray, everything: np.ndarray) -> float:
     return full + SHARE * (float(np.mean(random[:, 0])) - full)
 
 
-def measure(seeds: int) -> dict[str, np.ndarray]:
-    """Errors (strategies, seeds, purchases) of every task, label counts, and the error with all labels; at most `seeds` splits."""
-    record: dict[str, np.ndarray] = {}
-    for name, make in TASKS.items():
-        begin, runs, everything = time.perf_counter(), [], []
-        for seed in range(min(seeds, SPLITS[name])):
-            task = make(seed)
-            runs.append([curve(task, rule, seed) for rule in STRATEGIES])
-            everything.append(task.error(task.fit(np.arange(task.size))))
-        error = np.array([[errors for _, errors in split] for split in runs]).swapaxes(0, 1)
-        record |= {f"{name}/labels": runs[0][0][0], f"{name}/error": error, f"{name}/all": np.array(everything)}
-        means = ", ".join(f"{rule} {e:.4f}" for rule, e in zip(STRATEGIES, error.mean((1, 2)), strict=True))
-        print(f"{name}: {time.perf_counter() - begin:.0f} s; mean error over purchases: {means}", flush=True)
-    return record
+def one_split(name: str, seed: int) -> dict[str, np.ndarray]:
+    """Every strategy on one split: label counts, errors (strategies, purchases), and the error with all labels."""
+    task = TASKS[name](seed)
+    runs = [curve(task, rule, seed) for rule in STRATEGIES]
+    everything = task.error(task.fit(np.arange(task.size)))
+    return {"labels": runs[0][0], "error": np.array([error for _, error in runs]), "all": np.array(everything)}
+
+
+def measure(out: Path, splits: int) -> None:
+    """Measure at most `splits` splits a task, one at a time over all tasks; what `out` holds already is kept, so that it may be stopped."""
+    with np.load(out) if out.exists() else nullcontext({}) as file:
+        record = dict(file)
+    for seed in range(splits):
+        for name in TASKS:
+            old = record.get(f"{name}/all", np.zeros(0))
+            if not len(old) <= seed < SPLITS[name]:
+                continue
+            begin, new = time.perf_counter(), one_split(name, seed)
+            joined = record.get(f"{name}/error", np.zeros((len(STRATEGIES), 0, len(new["labels"]))))
+            record[f"{name}/labels"] = new["labels"]
+            record[f"{name}/error"] = np.concatenate([joined, new["error"][:, None]], 1)
+            record[f"{name}/all"] = np.append(old, new["all"])
+            with open(out, "wb") as file:
+                np.savez_compressed(file, **record)  # pyright: ignore[reportArgumentType]
+            print(f"{name}, split {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what buying labels by design saves.")
-    parser.add_argument("--seeds", type=int, default=max(SPLITS.values()), help="at most so many splits a task")
+    parser.add_argument("--splits", type=int, default=max(SPLITS.values()), help="at most so many splits a task")
     parser.add_argument("--out", type=Path, default=MEASURED)
     arguments = parser.parse_args()
     with jax.enable_x64(True):
-        record = measure(arguments.seeds)
-    with open(arguments.out, "wb") as file:
-        np.savez_compressed(file, **record)  # pyright: ignore[reportArgumentType]
+        measure(arguments.out, arguments.splits)
 
 
 if __name__ == "__main__":

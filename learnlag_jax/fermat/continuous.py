@@ -164,7 +164,7 @@ def _feasible_slope(x: Array, g: Array, box) -> Array:
     return jnp.max(jnp.abs(u - jnp.clip(u - g * width, 0, 1)))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "max_steps"))
+@functools.partial(jax.jit, static_argnames="model")
 def _descend(model: Callable, phi: Callable, starts: Array, box, base: Array, max_steps: int):
     place = jax.vmap(lambda z: _points(z, box))
 
@@ -194,7 +194,10 @@ def newton_descent(loss: Callable, z: Array, max_steps: int) -> tuple[Array, Arr
     def step(state):
         z, _, k = state
         value, g = value_and_slope(z)
-        l, U = jnp.linalg.eigh(hessian(z))
+        H = hessian(z)
+        l, U = jnp.linalg.eigh(
+            jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H))
+        )  # LAPACK may not return from NaN
         size = jnp.abs(l)
         curved = size > 1e3 * z.size * eps * jnp.max(size)
         d = -U @ (jnp.where(curved, 1 / jnp.where(curved, size, 1), 0) * (U.T @ g))

@@ -48,6 +48,7 @@ def _response(w: Array, H: Array) -> Array:
     """(P H P)^+ on the support: how weights answer a change of worth. Rows that repeat one another share the answer."""
     on = (w > 0).astype(w.dtype)
     P = jnp.diag(on) - on[:, None] * on[None, :] / jnp.sum(on)
+    H = jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H))  # a failed design; LAPACK may not return from NaN
     l, U = jnp.linalg.eigh(P @ H @ P)
     known = l > 1e3 * w.size * jnp.finfo(w.dtype).eps * l[-1]
     return (U * jnp.where(known, 1 / jnp.where(known, l, 1), 0)[None, :]) @ U.T

@@ -42,24 +42,23 @@ def test_michaelis_menten_points_between_grid_points(float64):
     design = continuous_design(row, (jnp.array([0.01]), jnp.array([b])), 4, "D", restarts=4)
     np.testing.assert_allclose(np.sort(design.points[:, 0]), [K * b / (2 * K + b)] * 2 + [b] * 2, rtol=1e-6)
     assert float(design.efficiency) == pytest.approx(1, abs=1e-5)
-    few = continuous_design(row, (jnp.array([0.01]), jnp.array([b])), 4, "D", restarts=1, max_steps=1)
+    few = continuous_design(row, (jnp.array([0.01]), jnp.array([b])), 4, "D", restarts=4, max_steps=1)
     assert int(few.status) == Status.max_steps  # the control: one step is not presented as an optimum
     assert float(few.residual) > 1e-3
 
 
-def test_fixed_rows_and_prior_are_counted(float64):
+def test_fixed_rows_are_counted(float64):
     line = lambda x: jnp.concatenate([jnp.ones(1, x.dtype), x])
     region = (jnp.array([-1.0]), jnp.array([1.0]))
     fixed = jnp.asarray([[1.0, 1.0], [1.0, 1.0]])
     design = continuous_design(line, region, 2, "D", fixed=fixed, restarts=2)
     np.testing.assert_allclose(design.points[:, 0], [-1, -1], atol=1e-6)
-    single = continuous_design(line, region, 1, "A", prior=jnp.diag(jnp.array([0.0, 1.0])), restarts=2)
-    # M = [[1, x], [x, 1 + x^2]] has determinant 1: tr M^-1 = 2 + x^2, least in the middle
-    np.testing.assert_allclose(single.points, 0, atol=1e-6)
-    assert float(single.value) == pytest.approx(2, rel=1e-9)
+    alone = continuous_design(line, region, 2, "D", restarts=2)
+    np.testing.assert_allclose(np.sort(alone.points[:, 0]), [-1, 1], atol=1e-6)  # the control: nothing known
 
 
-def test_a_model_that_cannot_be_told_apart_is_named(dtype):
+def test_a_model_that_cannot_be_told_apart_is_named():
+    dtype = jnp.float32
     twice = lambda x: jnp.concatenate([x, 2 * x])
     design = continuous_design(twice, (jnp.zeros(1, dtype), jnp.ones(1, dtype)), 3, restarts=2)
     assert int(design.status) == Status.rank_deficient
