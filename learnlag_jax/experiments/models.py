@@ -29,12 +29,17 @@ class Config(NamedTuple):
     context: int = 96
 
 
-def rotary(x: Array, base: float = 1e4) -> Array:
-    """Rotate the halves of each head by angles that grow with position: attention then sees distances only."""
-    half = x.shape[-1] // 2
-    angle = jnp.arange(len(x), dtype=x.dtype)[:, None] * base ** (-jnp.arange(half, dtype=x.dtype) / half)[None, :]
-    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
-    a, b = x[..., :half], x[..., half:]
+def rotation(length: int, head: int, base: float = 1e4, dtype=jnp.float32) -> tuple[Array, Array]:
+    """Cosine and sine (T, 1, head / 2) of the angle of every position and pair; made once for all layers."""
+    half = head // 2
+    angle = jnp.arange(length, dtype=dtype)[:, None] * base ** (-jnp.arange(half, dtype=dtype) / half)[None, :]
+    return jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+
+
+def rotary(x: Array, angles: tuple[Array, Array]) -> Array:
+    """Rotate the halves of each head (T, heads, head) by angles that grow with position: attention sees distances only."""
+    cos, sin = angles
+    a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
@@ -52,7 +57,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         q, k, v = jnp.split(self.mix(self.norm_in(x)).reshape(len(x), self.heads, -1), 3, axis=-1)
-        attended = jax.nn.dot_product_attention(rotary(q), rotary(k), v, is_causal=True)
+        angles = rotation(*q.shape[::2], dtype=q.dtype)
+        attended = jax.nn.dot_product_attention(rotary(q, angles), rotary(k, angles), v, is_causal=True)
         x = x + self.out(attended.reshape(x.shape))
         return x + self.down(jax.nn.gelu(self.up(self.norm_mid(x))))
 
@@ -99,7 +105,7 @@ def gru(width: int, rngs: nnx.Rngs) -> tuple[Callable, PyTree, Callable]:
 
     `step(params, state, token) -> (state, logits)` from `state = zeros(width)`, first token VOCABULARY: for `read_stream`.
     """
-    graph, params = nnx.split(GRU(width, rngs))
+    graph, params = nnx.split(nnx.jit(lambda rngs: GRU(width, rngs))(rngs))
     step = lambda params, state, token: nnx.merge(graph, params)(state, token)
 
     def apply(params, tokens):
@@ -121,6 +127,22 @@ def split_documents(documents: Iterable[tuple[str, str]], share: float = 0.1) ->
     for name, text in documents:
         (test if is_held_out(name, share) else train).append(text.encode("utf-8"))
     return train, test
+
+
+def year(name: str) -> int:
+    """The year a document's name begins with, as in "1790-Washington-1.txt"."""
+    checks.require(
+        name[:4].isdecimal(), "name", name, "a name that begins with a year", "rename it, or split by document"
+    )
+    return int(name[:4])
+
+
+def split_years(documents: Iterable[tuple[str, str]], first: int) -> tuple[list[bytes], list[bytes]]:
+    """Documents from before the year `first`, and from that year on: a real shift between training and test."""
+    before, after = [], []
+    for name, text in documents:
+        (before if year(name) < first else after).append(text.encode("utf-8"))
+    return before, after
 
 
 class Windows(NamedTuple):
@@ -147,14 +169,47 @@ def cross_entropy(apply: Callable, params: PyTree, tokens: Array) -> Array:
 
 
 class Fitted(NamedTuple):
-    """Trained parameters and the training loss of every step (nats per byte)."""
+    """Trained parameters, the training loss of every step, and the held-out loss of every window on the way.
+
+    Attributes:
+        params: the model's parameters after the last step.
+        losses: (steps,) mean surprisal of each batch before its step, nats per byte.
+        held_out: (E, W) mean surprisal of each held-out window, nats per byte.
+        at: (E,) steps taken when the held-out windows were scored, from 0.
+    """
 
     params: PyTree
     losses: np.ndarray
+    held_out: np.ndarray
+    at: np.ndarray
 
 
-def train(apply: Callable, params: PyTree, optimiser, batches: np.ndarray, track: Callable, label: str) -> Fitted:
-    """Minimise the cross-entropy over `batches` (steps, B, T), one optimiser step a batch."""
+class Memory(NamedTuple):
+    """Where a training run is kept: `load(like)` the kept pytree of that form or None, and `save(pytree)`."""
+
+    load: Callable[[PyTree], PyTree | None] = lambda like: None
+    save: Callable[[PyTree], None] = lambda tree: None
+
+
+def train(
+    apply: Callable,
+    params: PyTree,
+    optimiser,
+    batches: np.ndarray,
+    track: Callable,
+    label: str,
+    *,
+    held_out: np.ndarray | None = None,
+    memory: Memory | None = None,
+) -> Fitted:
+    """Minimise the cross-entropy over `batches` (steps, B, T), one optimiser step a batch.
+
+    About every 20 steps progress is shown, the windows `held_out` (W, T) are scored, and the run is saved in `memory`, from
+    which the same call goes on after an interruption, to the same bits.
+    """
+    pieces = np.array_split(batches, max(1, len(batches) // 20))
+    unread = batches[0][:0] if held_out is None else held_out
+    memory = memory or Memory()
 
     @jax.jit
     def chunk(params, state, batches):
@@ -167,20 +222,48 @@ def train(apply: Callable, params: PyTree, optimiser, batches: np.ndarray, track
         (params, state), losses = jax.lax.scan(step, (params, state), batches)
         return params, state, losses
 
-    state, losses = jax.jit(optimiser.init)(params), []
-    for part in track(np.array_split(batches, max(1, len(batches) // 20)), label):
-        params, state, loss = chunk(params, state, part)
-        losses.append(np.asarray(loss))
-    return Fitted(params, np.concatenate(losses))
+    @jax.jit
+    def on_held_out(params):
+        return jax.lax.map(
+            lambda tokens: cross_entropy(apply, params, tokens[None]), jnp.asarray(unread), batch_size=64
+        )
+
+    at = np.cumsum([0, *map(len, pieces)])
+    losses = np.zeros(len(batches), np.float32)
+    seen = np.zeros((len(at), len(unread)), np.float32)
+    seen[0] = on_held_out(params)
+    start = {
+        "done": np.int64(0),
+        "params": params,
+        "state": jax.jit(optimiser.init)(params),
+        "losses": losses,
+        "seen": seen,
+    }
+    run = memory.load(start) or start
+    for i in track(range(len(pieces)), label):
+        if i < run["done"]:
+            continue
+        params, state, loss = chunk(run["params"], run["state"], pieces[i])
+        losses, seen = np.array(run["losses"]), np.array(run["seen"])
+        losses[at[i] : at[i + 1]], seen[i + 1] = loss, on_held_out(params)
+        run = {"done": np.int64(i + 1), "params": params, "state": state, "losses": losses, "seen": seen}
+        memory.save(run)
+    return Fitted(run["params"], run["losses"], run["seen"], at)
 
 
-def fit(config: Config, documents: list[bytes], steps: int, batch: int, rng, seed: int, track: Callable):
-    """A transformer trained on random windows of the documents, with Muon and a cosine schedule: (apply, Fitted)."""
-    apply, params = transformer(config, nnx.Rngs(seed))
-    cut = windows(documents, config.context, steps * batch, rng).tokens.reshape(steps, batch, config.context)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.03, min(20, steps // 2), steps, 0.0015)
+def fit(
+    apply: Callable, params: PyTree, batches: np.ndarray, rate: float, track: Callable, label: str, **more
+) -> Fitted:
+    """`train` by Muon with 20 steps of warm-up and a cosine schedule from `rate` down to a twentieth."""
+    steps = len(batches)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, min(20, steps // 2), steps, rate / 20)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.contrib.muon(schedule))
-    return apply, train(apply, params, optimiser, cut, track, "training the transformer")
+    return train(apply, params, optimiser, batches, track, label, **more)
+
+
+def batches(documents: list[bytes], length: int, steps: int, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """Random windows of the documents in training batches (steps, batch, length)."""
+    return windows(documents, length, steps * batch, rng).tokens.reshape(steps, batch, length)
 
 
 def score(apply: Callable, params: PyTree, tokens: np.ndarray, surprisal: Callable, batch: int = 64) -> np.ndarray:
@@ -189,10 +272,11 @@ def score(apply: Callable, params: PyTree, tokens: np.ndarray, surprisal: Callab
     return np.asarray(jax.jit(lambda all_tokens: jax.lax.map(one, all_tokens, batch_size=batch))(jnp.asarray(tokens)))
 
 
-def kgram(documents: list[bytes], k: int, smoothing: float = 0.1) -> Callable:
-    """A k-gram: `apply(tokens) -> log-probabilities (T, 256)` from the k - 1 bytes before, shorter at the start.
+def kgram(documents: list[bytes], k: int, smoothing: float = 0.1) -> tuple[Callable, PyTree]:
+    """A k-gram: `apply(tables, tokens) -> log-probabilities (T, 256)` from the k - 1 bytes before, and its tables.
 
-    p(x | context) = (count(context, x) + smoothing) / (count(context) + 256 smoothing), for each context length.
+    p(x | context) = (count(context, x) + smoothing) / (count(context) + 256 smoothing), for each context length; shorter
+    contexts at the start of a window.
     """
     text = np.frombuffer(b"\n\n".join(documents), np.uint8).astype(np.int64)
 
@@ -204,16 +288,13 @@ def kgram(documents: list[bytes], k: int, smoothing: float = 0.1) -> Callable:
         counts += np.float32(smoothing)
         return jnp.log(counts / counts.sum(1, keepdims=True))
 
-    tables = [table(order) for order in range(k)]
-
-    def apply(tokens):
+    def apply(tables, tokens):
         at = jnp.arange(len(tokens))
         rows = tables[0][jnp.zeros_like(tokens)]
         context = jnp.zeros_like(tokens)
         for order in range(1, k):
-            before = jnp.roll(tokens, order)
-            context = context + before * VOCABULARY ** (order - 1)
+            context = context + jnp.roll(tokens, order) * VOCABULARY ** (order - 1)
             rows = jnp.where((at >= order)[:, None], tables[order][context], rows)
         return rows
 
-    return apply
+    return apply, [table(order) for order in range(k)]

@@ -1,21 +1,23 @@
-"""Scoring text in pieces: windows that do not overlap, and a score that survives an interruption.
+"""Scoring text in pieces: windows that do not overlap, and work that survives an interruption.
 
-Every batch of windows is named by the hash of the model and of its tokens; a batch that was scored before is read back.
+Every batch of windows is named by the hash of the model and of its tokens; a batch that was scored before is read back. So is
+a training run, by the hash of its text and settings.
 Comes from: documents as ids. Goes to: `information.in_context_curve`.
 """
 
 import contextlib
 import os
-import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.experiments import data
+from learnlag_jax.experiments import data, models
 from learnlag_jax.experiments.models import Windows
 
 
@@ -65,7 +67,6 @@ def score(
         batch: windows at a time; the last batch is filled up and cut again.
         track: `track(items, label)`, the progress bar.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     parts, seconds, scored = [], 0.0, 0
     for start in track(range(0, len(tokens), batch), f"scoring {tokens.size:,} tokens"):
         piece = tokens[start : start + batch]
@@ -80,6 +81,26 @@ def score(
     return Scored(np.concatenate(parts), scored / seconds if scored else float("nan"))
 
 
+def memory(place: Path) -> models.Memory:
+    """A training run kept in one file; the file's name must hold the hash of everything the run depends on."""
+
+    def load(like):
+        leaves, form = jax.tree.flatten(like)
+        with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(place) as file:
+            kept = [file[str(i)] for i in range(len(leaves))]
+            same = all(
+                k.shape == np.shape(x) and k.dtype == np.asarray(x).dtype for k, x in zip(kept, leaves, strict=True)
+            )
+            return jax.tree.unflatten(form, kept) if same else None
+        return None
+
+    def save(tree):
+        leaves: Any = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+        _whole(place, lambda file: np.savez(file, **leaves))
+
+    return models.Memory(load, save)
+
+
 def _stored(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A batch scored before; a file that is damaged counts as absent and is scored again."""
     with contextlib.suppress(OSError, ValueError, EOFError):
@@ -89,8 +110,15 @@ def _stored(place: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _store(place: Path, v: np.ndarray) -> None:
+    _whole(place, lambda file: np.save(file, v.astype(np.float32)))
+
+
+def _whole(place: Path, write: Callable) -> None:
     """Written beside and moved into place, so that an interruption leaves no half file."""
-    handle, partial = tempfile.mkstemp(dir=place.parent, suffix=".partial")
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, v.astype(np.float32))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_suffix(
+        ".partial"
+    )  # always the same name: a killed run leaves one at most, and the next takes it
+    with partial.open("wb") as file:
+        write(file)
     os.replace(partial, place)

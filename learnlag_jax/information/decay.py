@@ -18,9 +18,12 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.information.curves import Curve
-from learnlag_jax.vocabulary import Array
+from learnlag_jax.vocabulary import Array, Status
 
 REFITS = 100  # bootstrap replicates that are fitted again: enough for a 95 % band, and a fit is the costly part
+
+
+SHARPEST, SLOWEST, FASTEST = 0.25, 0.02, 8.0  # edges of the search: least 1 + t0 and tau, tokens; least and largest b
 
 
 class Decay(NamedTuple):
@@ -31,6 +34,9 @@ class Decay(NamedTuple):
         low, high: `(v_inf, c, t0, b)` bands from the bootstrap replicates, each (4,).
         residual: root mean square misfit, nats per token.
         replicates: (R, 4) parameters of the refitted replicates.
+        status: int32 `Status`; singular where the curve does not determine its limit: the band of v_inf is wider than the whole
+            fall, v_inf lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the
+            approach is faster than a power law, v_inf is determined and b runs to its other edge: see `compare_decays`.
 
     Example:
         >>> from learnlag_jax.information import Decay
@@ -46,6 +52,7 @@ class Decay(NamedTuple):
     high: Array
     residual: Array
     replicates: Array
+    status: Array
 
 
 class Comparison(NamedTuple):
@@ -91,7 +98,10 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
         level: coverage of the bands, by refitting the bootstrap replicates.
 
     Returns:
-        `Decay`.
+        `Decay`; look at its status before you quote a limit.
+
+    Statuses:
+        converged, or singular where the limit is not determined.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,7 +123,10 @@ def _decay_fit(curve: Curve, level: float) -> Decay:
     many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
     low, high = _band(many, level)
     v_inf, c, t0, b = best
-    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many)
+    seen = high[0] - low[0] < curve.mean[0] - v_inf  # the limit is known more closely than the fall towards it is long
+    determined = seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
+    status = jnp.where(determined, Status.converged, Status.singular).astype(jnp.int32)
+    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, status)
 
 
 def compare_decays(curve: Curve) -> Comparison:
@@ -203,7 +216,7 @@ def _band(values: Array, level: float) -> Array:
 
 @jax.jit
 def _power(t: Array, v: Array) -> tuple[Array, Array]:
-    """(v_inf, c, t0, b) and the sum of squares. 1 + t0 runs from 1/4 token to the window, b from 0.02 to 8."""
+    """(v_inf, c, t0, b) and the sum of squares; 1 + t0 runs from SHARPEST to the window, b from SLOWEST to FASTEST."""
 
     def at(point):
         t0, b = jnp.expm1(point[0]), jnp.exp(point[1])
@@ -211,7 +224,7 @@ def _power(t: Array, v: Array) -> tuple[Array, Array]:
         limit, c = _line(x, v, floor=0.0)
         return jnp.stack([limit, c * (1 + t0) ** b, t0, b]), jnp.sum((v - limit - c * x) ** 2)
 
-    return _search(at, [0.25, 0.02], [t[-1] + 1, 8.0], t.dtype)
+    return _search(at, [SHARPEST, SLOWEST], [t[-1] + 1, FASTEST], t.dtype)
 
 
 @jax.jit
@@ -224,7 +237,7 @@ def _exponential(t: Array, v: Array) -> tuple[Array, Array]:
         limit, c = _line(x, v, floor=0.0)
         return jnp.stack([limit, c * jnp.exp(t[0] / tau), tau]), jnp.sum((v - limit - c * x) ** 2)
 
-    return _search(at, [0.25], [10 * t[-1]], t.dtype)
+    return _search(at, [SHARPEST], [10 * t[-1]], t.dtype)
 
 
 @jax.jit
@@ -237,7 +250,7 @@ def _logarithmic(t: Array, v: Array) -> tuple[Array, Array]:
         m, c = _line(x, v, floor=-np.inf)
         return jnp.stack([m + c * jnp.log1p(t0), c, t0]), jnp.sum((v - m - c * x) ** 2)
 
-    return _search(at, [0.25], [t[-1] + 1], t.dtype)
+    return _search(at, [SHARPEST], [t[-1] + 1], t.dtype)
 
 
 def _search(at: Callable, low, high, dtype) -> tuple[Array, Array]:

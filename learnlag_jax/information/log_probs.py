@@ -27,10 +27,11 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
         mask: (T,) boolean, True where the token counts; all if left out.
 
     Returns:
-        (T,) nats per token, in at least float32; NaN where masked out or where every logit is -inf.
+        (T,) nats per token, in at least float32; NaN where masked out and, inside jit, where a row predicts nothing.
 
     Raises:
-        InputError: shapes that do not fit; on the host also an id out of range (a gather would clamp it) or NaN logits.
+        InputError: shapes that do not fit; on the host also an id out of range (a gather would clamp it) or a row that
+            predicts nothing: NaN or +inf in it, or -inf everywhere.
         DTypeError: tokens that are not integers.
 
     Example:
@@ -45,12 +46,13 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
     checks.shape(logits, ("T", "V"), "logits")
     checks.floating(logits, "logits")
     _check_tokens(tokens, logits.shape)
+    _check_rows(logits)
     wide = logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
     chosen = jnp.take_along_axis(wide, tokens[:, None], axis=1)[:, 0]
     return _masked(jax.nn.logsumexp(wide, axis=1) - chosen, mask)
 
 
-def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: int = 4096, mask=None) -> Array:
+def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: int = 1024, mask=None) -> Array:
     """Surprisal from hidden states and an output embedding, without the (T, V) table of logits.
 
         v(t) = log sum_j exp(h_t . E_j) - h_t . E_{x_t},   the sum taken `chunk` words of the vocabulary at a time
@@ -82,7 +84,7 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
     checks.floating((states, embedding), "states, embedding")
     same = jnp.result_type(states) == jnp.result_type(embedding)
     checks.require(same, "embedding", checks.describe(embedding), f"{states.dtype}", "cast one", checks.DTypeError)
-    checks.require(chunk >= 1, "chunk", chunk, "at least 1 word", "use for example 4096")
+    checks.require(chunk >= 1, "chunk", chunk, "at least 1 word", "use for example 1024")
     vocabulary = embedding.shape[0]
     _check_tokens(tokens, (states.shape[0], vocabulary))
     pieces = -(-vocabulary // chunk)
@@ -122,18 +124,28 @@ def _check_tokens(tokens, shape) -> None:
         checks.require(not len(bad), "tokens", got, f"ids 0 .. {shape[1] - 1}", "use the model's own tokenizer")
 
 
+def _check_rows(logits) -> None:
+    """On the host: every row must be a prediction, so its largest logit is a finite number."""
+    if not checks.is_traced(logits):
+        largest = np.asarray(jnp.max(logits, axis=1)).astype(np.float64)
+        bad = np.flatnonzero(~np.isfinite(largest))
+        kind = "" if not len(bad) else "-inf everywhere" if largest[bad[0]] < 0 else f"{largest[bad[0]]}"
+        got = "" if not len(bad) else f"{kind} in row {bad[0]}"
+        checks.require(not len(bad), "logits", got, "a finite largest logit in every row", "check the model")
+
+
 def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
     """Host gate for log-probabilities of observed tokens read from elsewhere: finite and not above zero.
 
     Args:
-        log_probs: array of log p(x_t | x_<t), nats.
+        log_probs: (..., T) array of log p(x_t | x_<t), nats.
         argument: the name to use in the error.
 
     Returns:
         The same numbers as a NumPy array.
 
     Raises:
-        InputError: NaN, -inf in every entry, or a positive log-probability; names the largest.
+        InputError: NaN, a row that is -inf everywhere, or a positive log-probability; names the largest.
 
     Example:
         >>> from learnlag_jax.information import check_log_probs
@@ -145,7 +157,9 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
     array = np.asarray(log_probs, np.float64)
     checks.require(array.size, argument, "no entries", "at least one log-probability", "score a longer text")
     checks.require(not np.isnan(array).any(), argument, "NaN", "log-probabilities", "drop or mask the token")
-    checks.require(np.isfinite(array).any(), argument, "-inf everywhere", "some finite entry", "check the model")
+    dead = np.flatnonzero(~np.isfinite(np.atleast_2d(array)).any(-1))
+    got = "" if not len(dead) else f"-inf everywhere in row {dead[0]}"
+    checks.require(not len(dead), argument, got, "some finite entry in every row", "check the model")
     largest = float(array.max())
     checks.require(
         largest <= 1e-6, argument, f"maximum {largest:g}", "at most 0", "pass log-probabilities in nats, not losses"

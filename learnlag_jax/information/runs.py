@@ -1,8 +1,8 @@
 """The same motion over training steps: a loss curve, its speed and its acceleration, smoothed with a stated bandwidth.
 
-    eps(n) = loss after n steps     eta(n) = -d eps / dn     the loss smoothed by local quadratics
+    eps(n) = loss after n steps     eta(n) = -d eps / dn     T(threshold) = integral from threshold to eps(0) of d eps / eta
 
-Comes from: losses recorded once a step. Goes to: learning time, T = integral of d eps / eta from the threshold to eps(0).
+The loss is smoothed by local quadratics. Comes from: losses recorded once a step. Goes to: learning time (eq. 5).
 Reference: MATH.md sections 1 and 3.
 """
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.vocabulary import Array
+from learnlag_jax.vocabulary import Array, Status
 
 
 class LossMotion(NamedTuple):
@@ -86,3 +86,64 @@ def loss_motion(losses: Array, *, bandwidth: float = 20.0) -> LossMotion:
 
     loss, speed, acceleration = jax.lax.map(at, jnp.arange(N), batch_size=256)
     return LossMotion(jnp.arange(N), loss, speed, acceleration)
+
+
+class LearningTime(NamedTuple):
+    """Steps from the start of a run to a threshold, and what happened.
+
+    Attributes:
+        value: (), steps; NaN where the loss stops falling on the way; a lower bound where the threshold is not reached.
+        status: int32 `Status`: converged, not_reached, or stagnated.
+
+    Example:
+        >>> from learnlag_jax.information import LearningTime
+        >>> LearningTime._fields
+        ('value', 'status')
+    """
+
+    value: Array
+    status: Array
+
+
+def learning_time(motion: LossMotion, threshold) -> LearningTime:
+    """The time to learn, from speeds alone: how long the loss needs to fall to a threshold.
+
+        T = integral from threshold to eps(0) of d eps / eta(eps)
+
+    by the trapezoid rule in eps between steps, second order in the step.
+
+    Args:
+        motion: from `loss_motion`.
+        threshold: the loss to be reached, in the units of the loss.
+
+    Returns:
+        `LearningTime`, in steps; zero where the run starts below the threshold.
+
+    Statuses:
+        converged; not_reached (the value is the length of the run, a lower bound); stagnated (a speed that is not positive
+        before the threshold: the integral does not exist, a first crossing still may).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.information import learning_time, loss_motion
+        >>> motion = loss_motion(jnp.exp(-jnp.arange(200.0) / 50), bandwidth=5)
+        >>> round(float(learning_time(motion, 0.5).value), 1)  # 50 log 2 = 34.66
+        34.7
+
+    Reference: MATH.md section 3, eq. 5.
+    """
+    loss, speed = motion.loss, motion.speed
+    checks.shape(threshold, (), "threshold")
+    threshold = jnp.asarray(threshold, loss.dtype)
+    left = jnp.arange(len(loss)) < jnp.argmax(loss <= threshold)  # steps before the crossing
+    reached = jnp.any(loss <= threshold)
+    before = jnp.where(reached, left, True)[:-1]
+    fall = loss[:-1] - loss[1:]
+    part = jnp.where(reached, jnp.clip((loss[:-1] - threshold) / jnp.where(fall > 0, fall, 1), 0, 1), 1)
+    end = speed[:-1] + part * (speed[1:] - speed[:-1])  # at the threshold, or after the whole step
+    moving = (speed[:-1] > 0) & (end > 0)
+    time = part * fall * (1 / jnp.where(moving, speed[:-1], 1) + 1 / jnp.where(moving, end, 1)) / 2
+    falls = jnp.all(moving | ~before)
+    value = jnp.where(falls, jnp.sum(jnp.where(before, time, 0)), jnp.nan)
+    status = jnp.where(falls, jnp.where(reached, Status.converged, Status.not_reached), Status.stagnated)
+    return LearningTime(value, status.astype(jnp.int32))

@@ -2,13 +2,17 @@
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import kinematics
+from learnlag_jax.experiments import kinematics, readings, scoring
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +60,59 @@ def test_a_users_own_text_is_read_by_a_model_trained_on_it(tmp_path):
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cache").iterdir()}
 
 
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 60)
+    options = "--text", tmp_path / "a.txt", "--steps", 200, "--windows", 8, "--length", 16
+    words = [str(word) for word in ("kinematics", *options, "--out", tmp_path / "out")]
+    program = f"from learnlag_jax.experiments import cli; cli.run({words!r})"
+    child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/cache/*.npz")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    (kept,) = tmp_path.glob("out/cache/*.npz")
+    with np.load(kept) as file:
+        done = int(file["0"])
+    assert 0 < done < 10  # of ten pieces of twenty steps
+    written, write = [], scoring._whole
+    monkeypatch.setattr(scoring, "_whole", lambda place, how: written.append(place.suffix) or write(place, how))
+    assert _run(*options, "--out", tmp_path / "out") == 0
+    assert written.count(".npz") == 10 - done
+    assert _run(*options, "--out", tmp_path / "whole") == 0  # the control: it was never interrupted
+    assert written.count(".npz") == 10 - done + 10
+    for name in ("velocity.csv", "fit.csv", "acceleration.csv", "summary.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.txt").write_text("words " * 200)
+    monkeypatch.setattr(readings, "read", stop)
+    assert _run("--text", tmp_path / "a.txt", "--out", tmp_path / "out") == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_damaged_or_foreign_training_file_counts_as_absent(tmp_path):
+    kept = scoring.memory(tmp_path / "run.npz")
+    tree = {"done": np.int64(3), "w": np.arange(4.0)}
+    assert kept.load(tree) is None
+    kept.save(tree)
+    assert kept.load(tree)["w"].tolist() == [0, 1, 2, 3]
+    assert kept.load({"done": np.int64(0), "w": np.zeros(5)}) is None
+    whole = (tmp_path / "run.npz").read_bytes()
+    (tmp_path / "run.npz").write_bytes(whole[: len(whole) // 2])
+    assert kept.load(tree) is None
+
+
+def test_progress_counts_and_passes_every_item_on(capsys):
+    with kinematics.progress() as track:
+        assert list(track(range(5), "scoring", tokens=100)) == list(range(5))
+        assert list(track("ab", "other")) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -100,7 +157,7 @@ def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
         ("w.npz", "log_probs"),
     ):
         with pytest.raises(InputError, match=message):
-            kinematics.log_probs(tmp_path / name)
+            readings.log_probs(tmp_path / name)
     for words, message in (
         (("--model", "gpt"), "--model: got gpt"),
         (("--model", "trained"), "--text: got nothing"),

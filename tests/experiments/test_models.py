@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import models
+from learnlag_jax.experiments import data, models
 from learnlag_jax.information import surprisal
 
 TEXT = [b"the cat sat on the mat. the dog sat on the cat. " * 8, b"a quick brown fox jumps over the lazy dog " * 8]
@@ -31,13 +31,19 @@ def test_the_transformer_never_sees_the_future(defaults):
 def test_training_lowers_the_loss_and_repeats_to_the_bit(defaults):
     apply, params = models.transformer(models.Config(16, 1, 2, 16), nnx.Rngs(0))
     cut = models.windows(TEXT, 16, 60 * 4, np.random.default_rng(0)).tokens.reshape(60, 4, 16)
-    runs = [models.train(apply, params, optax.adam(1e-2), cut, lambda x, label: x, "") for _ in range(2)]
+    held_out = cut[:2].reshape(8, 16)
+    train = lambda: models.train(apply, params, optax.adam(1e-2), cut, lambda x, label: x, "", held_out=held_out)
+    runs = [train() for _ in range(2)]
     assert runs[0].losses[-10:].mean() < 0.8 * runs[0].losses[:3].mean()
     assert np.array_equal(runs[0].losses, runs[1].losses)
+    assert runs[0].at.tolist() == [0, 20, 40, 60]
+    before, after = (float(models.cross_entropy(apply, p, held_out)) for p in (params, runs[0].params))
+    assert np.allclose(runs[0].held_out.mean(1)[[0, -1]], [before, after], rtol=1e-5)
 
 
 def test_the_kgram_equals_counting_and_looks_back_no_further(defaults):
-    apply = models.kgram(TEXT, 3, smoothing=0.5)
+    model, tables = models.kgram(TEXT, 3, smoothing=0.5)
+    apply = lambda tokens: model(tables, tokens)
     joined = b"\n\n".join(TEXT)
     x = np.frombuffer(b"the", np.uint8).astype(np.int32)
     log_p = np.asarray(apply(jnp.asarray(x)))
@@ -49,6 +55,20 @@ def test_the_kgram_equals_counting_and_looks_back_no_further(defaults):
     far = np.asarray(apply(jnp.asarray(np.frombuffer(b"xthe", np.uint8).astype(np.int32))))
     assert np.allclose(far[3], log_p[2])
     assert not np.allclose(far[2], log_p[1])
+
+
+def test_documents_are_split_by_year_and_a_name_without_one_is_refused():
+    documents = [("1790-Washington-1.txt", "a"), ("1899-McKinley-1.txt", "b"), ("1900-McKinley-1.txt", "c")]
+    assert models.split_years(documents, 1900) == ([b"a", b"b"], [b"c"])
+    with pytest.raises(InputError, match="name: got mine.txt"):
+        models.split_years([("mine.txt", "a")], 1900)
+
+
+def test_the_king_james_bible_is_whole():
+    books = dict(data.king_james().content)
+    assert len(books) == 66
+    assert sum(text.count("\n") + 1 for text in books.values()) == 31_102 + 1  # the package counts one verse twice
+    assert books["Genesis"].startswith("In the beginning God created the heaven and the earth.")
 
 
 def test_documents_are_split_by_name_and_windows_stay_inside(defaults):

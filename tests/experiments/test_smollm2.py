@@ -1,13 +1,14 @@
 """SmolLM2: the forward pass against a second one written plainly in NumPy, known facts, and the recorded velocities."""
 
 import importlib.metadata
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnlag_jax import information
+from learnlag_jax import InputError, information
 from learnlag_jax.experiments import data, models, pretrained, scoring, smollm2
 
 
@@ -73,11 +74,39 @@ def test_the_forward_pass_equals_one_written_out_in_numpy():
     assert np.abs(np.asarray(ours) - other).max() > 100 * tolerance
 
 
+@pytest.mark.parametrize("T", [1, 5, 64, 150])
+def test_attention_in_blocks_equals_the_whole_square(T):
+    rng = np.random.default_rng(1)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, T, heads, 4)), jnp.float32) for heads in (6, 2, 2))
+    whole = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    tolerance = 64 * np.finfo(np.float32).eps * float(jnp.abs(whole).max())
+    ours = smollm2.attention(q, k, v)
+    assert float(jnp.abs(ours - whole).max()) < tolerance
+    if T > 1:  # the control: a mask that lets one key too many through
+        late = jax.nn.dot_product_attention(q, k, v, mask=jnp.tri(T, T, 1, dtype=bool)[None, None])
+        assert float(jnp.abs(ours - late).max()) > 1e3 * tolerance
+
+
 def test_rotation_pairs_become_halves_without_changing_inner_products():
     x = np.arange(1 * 8 * 3, dtype=np.float32).reshape(1, 8, 3)
     turned = smollm2._halves(x, 2)
     assert turned[0, :, 0].tolist() == [0, 6, 3, 9, 12, 18, 15, 21]
     assert np.array_equal(np.sort(turned, axis=1), x)
+
+
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        (np.array([[0, 11]]), "tokens: got ids 0 .. 11; expected 0 .. 10"),
+        (np.array([[-1, 3]]), "tokens: got ids -1 .. 3"),
+        (np.zeros((1, 9), int), "windows of 9 tokens; expected at most 8"),
+    ],
+)
+def test_ids_and_windows_that_the_model_cannot_read_are_refused(tokens, message):
+    model = smollm2.Model(TINY, {key: jnp.asarray(x) for key, x in _weights().items()}, (), (), "")
+    assert smollm2.scorer(model)(np.zeros((1, 8), int)).shape == (1, 8)
+    with pytest.raises(InputError, match=message):
+        smollm2.scorer(model)(tokens)
 
 
 def test_windows_never_overlap_and_scores_are_read_back(tmp_path):
@@ -102,10 +131,13 @@ def test_windows_never_overlap_and_scores_are_read_back(tmp_path):
 
 
 def test_the_recorded_curve_falls_and_its_reverse_rises():
-    run = pretrained.recorded()
-    assert run.v.shape == (pretrained.WINDOWS, pretrained.LENGTH)
-    assert run.v.size >= 100_000
-    assert all(claim.verified for claim in pretrained.claims(run))
+    sotu, bible = pretrained.recorded("sotu"), pretrained.recorded("king_james")
+    assert sotu.v.shape == (pretrained.WINDOWS, pretrained.LENGTH)
+    assert sotu.v.size >= 100_000
+    assert bible.v.size >= 50_000
+    assert all(claim.verified for claim in pretrained.claims(sotu, bible))
+    assert bible.v.mean() < sotu.v.mean()  # per token
+    assert bible.v.sum() / bible.sizes.sum() > sotu.v.sum() / sotu.sizes.sum()  # per byte it is the other way round
 
 
 def _installed() -> bool:
@@ -130,13 +162,41 @@ def test_known_facts_round_trip_and_recorded_velocities():
     for word, expected in ((" Paris", 0.26), (" Berlin", 0.04)):  # reference values, two digits, no start token
         at = ids.index(tokens.encode(word).ids[0])
         assert abs(float(v[at - 1]) - expected) < 0.01
-    codes = smollm2.encode(model, [text for _, text in data.sotu().content])
-    cut = scoring.tiles(codes, pretrained.LENGTH, pretrained.WINDOWS, np.random.default_rng(pretrained.SEED))
+    cut = pretrained.cut(model, data.sotu().content)
     again = smollm2.scorer(model)(cut.tokens[:2, :32])
     recorded = pretrained.recorded().v[:2, :32]
     # stored in half precision: 2^-11 of each value; the rest is the rounding of another machine's float32
     assert np.all(np.abs(again - recorded) <= 2.0**-10 * recorded + 1e-3)
     assert np.abs(again[::-1] - recorded).max() > 1  # the control: the windows in the wrong order
+
+
+@needs_weights
+def test_one_altered_bit_of_the_installed_weights_is_refused(tmp_path, monkeypatch):
+    raw = bytearray(smollm2.path().read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / "altered.gguf").write_bytes(raw)
+    monkeypatch.setattr(smollm2, "path", lambda: tmp_path / "altered.gguf")
+    with pytest.raises(InputError, match="altered.gguf: got sha256"):
+        smollm2.load()
+
+
+@needs_weights
+def test_llama_cpp_reads_the_same_file_alike():
+    """An independent implementation, file reader and tokenizer included; it rounds activations to 8 bits, we do not."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model, text = smollm2.load(), data.sotu().content[100][1][5000:5800]
+    ids = smollm2.encode(model, [text])[0][:128]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = llama_cpp.Llama(str(smollm2.path()), n_ctx=256, logits_all=True, verbose=False, n_threads=1)
+    assert theirs.tokenize(text.encode(), add_bos=False, special=False)[:128] == ids.tolist()
+    theirs.eval([smollm2.START, *ids[:-1].tolist()])
+    expected = np.asarray(information.surprisal(jnp.asarray(np.array(theirs.scores[:128])), jnp.asarray(ids)))
+    gap = smollm2.scorer(model)(ids[None])[0] - expected
+    error = gap.std() / np.sqrt(len(gap))
+    assert abs(gap.mean()) < 4 * error < 0.05  # rounding has no direction
+    other = smollm2.velocities(model.config._replace(base=1e4), model.weights, jnp.asarray(ids[None]))[0]
+    assert np.abs(other - expected).mean() > 3 * np.abs(gap).mean()  # the control: another rotation is another model
 
 
 def test_the_gru_reads_in_steps_what_it_reads_at_once():

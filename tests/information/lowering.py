@@ -32,6 +32,10 @@ CASES = {
     "effective_context": (lambda v: information.effective_context(information.decay_fit(_curve(v)), 0.01), (V,)),
     "in_context_curve": (_curve, (V,)),
     "in_context_score": (lambda v: information.in_context_score(_curve(v), early=1, late=6), (V,)),
+    "learning_time": (
+        lambda x: information.learning_time(information.loss_motion(x, bandwidth=2.0), 1.5),
+        (V.reshape(-1),),
+    ),
     "log_bins": (lambda v: information.log_bins(_curve(v)), (V,)),
     "loss_motion": (lambda x: information.loss_motion(x, bandwidth=2.0), (V.reshape(-1),)),
     "position": (information.position, (V,)),
@@ -47,6 +51,7 @@ NOT_JITTABLE = {
     "Curve": "a NamedTuple",
     "Decay": "a NamedTuple",
     "Deceleration": "a NamedTuple",
+    "LearningTime": "a NamedTuple",
     "LossMotion": "a NamedTuple",
     "Score": "a NamedTuple",
     "Stream": "a NamedTuple",

@@ -72,7 +72,7 @@ def test_masked_tokens_are_marked_and_narrow_logits_are_widened():
 
 def test_a_row_of_minus_infinity_is_not_a_number_and_an_impossible_token_is_infinite():
     logits = jnp.array([[-jnp.inf, -jnp.inf], [0.0, -jnp.inf]])
-    v = surprisal(logits, jnp.array([0, 1]))
+    v = jax.jit(surprisal)(logits, jnp.array([0, 1]))  # inside jit no value can be refused
     assert jnp.isnan(v[0])
     assert v[1] == jnp.inf
 
@@ -86,6 +86,10 @@ def test_a_row_of_minus_infinity_is_not_a_number_and_an_impossible_token_is_infi
         (lambda x: surprisal(x, jnp.array([0.0, 1.0])), DTypeError, "integer ids"),
         (lambda x: surprisal(x[0], jnp.array([0])), InputError, "logits"),
         (lambda x: surprisal(x, jnp.array([0, 1]), jnp.ones(3, bool)), InputError, "mask"),
+        (lambda x: surprisal(x.at[1, 3].set(jnp.nan), jnp.array([0, 1])), InputError, "logits: got nan in row 1"),
+        (lambda x: surprisal(x.at[0, 3].set(jnp.inf), jnp.array([0, 1])), InputError, "logits: got inf in row 0"),
+        (lambda x: surprisal(x.at[1].set(-jnp.inf), jnp.array([0, 1])), InputError, "-inf everywhere in row 1"),
+        (lambda x: check_log_probs([[-1.0, -2.0], [float("-inf")] * 2]), InputError, "-inf everywhere in row 1"),
         (lambda x: check_log_probs([-1.0, 0.5]), InputError, "maximum 0.5"),
         (lambda x: check_log_probs([-1.0, float("nan")]), InputError, "NaN"),
         (lambda x: check_log_probs([float("-inf")] * 2), InputError, "-inf everywhere"),

@@ -1,13 +1,17 @@
 """Streams and runs: reading in pieces equals reading at once; parabolas are smoothed exactly."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnlag_jax import InputError
+from learnlag_jax import InputError, Status
 from learnlag_jax.information import (
+    LossMotion,
     bits_per_byte,
+    learning_time,
     loss_motion,
     position,
     read_stream,
@@ -79,6 +83,42 @@ def test_smoothing_lowers_noise_by_the_bandwidth(float64):
     for h, found in rms.items():
         expected = np.sqrt(27 / (32 * np.sqrt(np.pi) * h))
         assert abs(found / expected - 1) < 4 / np.sqrt(2 * 1600 / (2 * h * np.sqrt(np.pi)))
+
+
+def test_learning_time_is_the_integral_of_d_eps_over_eta(float64):
+    """An exponential fall, eps = exp(-n / 50), needs 50 log 2 steps to a half; halving the step quarters the error."""
+    errors = []
+    for refine in (1, 2, 4):
+        n = jnp.arange(300 * refine, dtype=float64) / refine
+        exact = LossMotion(n, jnp.exp(-n / 50), jnp.exp(-n / 50) / 50 / refine, jnp.exp(-n / 50))
+        found = learning_time(exact, 0.5)
+        assert int(found.status) == Status.converged
+        errors.append(abs(float(found.value) / refine - 50 * np.log(2)))
+    assert all(3.5 < a / b < 4.5 for a, b in pairwise(errors))
+    constant = learning_time(exact._replace(speed=jnp.full(1200, exact.speed[0])), 0.5)
+    assert abs(float(constant.value) / 4 - 50 * 0.5) < 0.01  # the control: without deceleration it would take 25 steps
+
+
+def test_learning_time_agrees_with_the_first_crossing_of_a_noisy_run(dtype):
+    n = jnp.arange(400, dtype=dtype)
+    noise = 0.02 * jax.random.normal(jax.random.key(4), (400,), dtype)
+    motion = loss_motion(1 + 2 * jnp.exp(-n / 60) + noise, bandwidth=15.0)
+    found = learning_time(motion, 1.6)
+    crossing = int(jnp.argmax(motion.loss <= 1.6))
+    assert abs(float(found.value) - crossing) < 15  # one bandwidth
+    assert abs(float(found.value) - 60 * np.log(2 / 0.6)) < 15
+
+
+def test_a_threshold_not_reached_and_a_loss_that_rises_say_so(dtype):
+    n = jnp.arange(100, dtype=dtype)
+    falling, bump = (loss_motion(x, bandwidth=4.0) for x in (jnp.exp(-n / 30), jnp.exp(-n / 30) + 0.3 * jnp.sin(n / 9)))
+    never = learning_time(falling, 0.01)
+    assert int(never.status) == Status.not_reached
+    assert abs(float(never.value) - 99) < 4  # one bandwidth: the smoothed ends lean on one side
+    assert float(learning_time(falling, 2.0).value) == 0
+    stuck = jax.jit(jax.vmap(lambda x: learning_time(bump, x)))(jnp.asarray([1.05, 0.2], dtype))
+    assert jnp.isnan(stuck.value).tolist() == [False, True]  # before and after it first rises
+    assert stuck.status.tolist() == [Status.converged, Status.stagnated]
 
 
 def test_bits_per_byte_counts_only_what_is_scored(dtype):
