@@ -47,7 +47,7 @@ RUN = {
     "audit": Key(bool, False),
     "keep_checkpoints": Key(bool, False),
 }
-METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": live.STRIDE}  # of the learning Lagrangian
+METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": None}  # of the learning Lagrangian
 PACKAGES = ("learnlag_jax", "jax", "jaxlib", "optax", "numpy")
 
 
