@@ -76,31 +76,34 @@ def _losses(out):
     return np.array(trial["losses"]), np.array(trial["errors"])
 
 
-def test_one_process_two_processes_and_eight_devices_give_the_same_losses(tmp_path):
-    found = {}
-    for shard in ("batch", "parameters"):
-        config = tmp_path / f"{shard}.toml"
-        config.write_text(CONFIG.replace("SHARD", shard))
-        codes, said = _ends(_pair([config, config], tmp_path / f"two-{shard}"))
-        assert codes == [0, 0], said
-        found[f"2 x 2, {shard}"] = _losses(tmp_path / f"two-{shard}")
-        assert (
-            cli.run(["compare", str(config), "--out", str(tmp_path / f"eight-{shard}")]) == 0
-        )  # the tests have 8 devices
-        found[f"8, {shard}"] = _losses(tmp_path / f"eight-{shard}")
-    alone = _start(tmp_path / "batch.toml", tmp_path / "one", 1)
+@pytest.mark.parametrize("shard", ["parameters", pytest.param("batch", marks=pytest.mark.slow)])
+def test_one_process_two_processes_and_eight_devices_give_the_same_losses(tmp_path, shard):
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.replace("SHARD", shard))
+    codes, said = _ends(_pair([config, config], tmp_path / "two"))
+    assert codes == [0, 0], said
+    assert cli.run(["compare", str(config), "--out", str(tmp_path / "eight")]) == 0  # the tests have 8 devices
+    alone = _start(config, tmp_path / "one", 1)
     assert _ends([alone])[0] == [0]
     losses, errors = _losses(tmp_path / "one")
     assert len(losses) == 16
-    for name, (ours, theirs) in found.items():
+    for name in ("two", "eight"):
+        ours, theirs = _losses(tmp_path / name)
         np.testing.assert_allclose(ours, losses, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(theirs, errors, rtol=1e-5, err_msg=name)
+        print(f"1 device and {name}, {shard} split: losses apart by at most {np.abs(ours / losses - 1).max():.1e}")
     assert np.abs(np.diff(losses)).min() > 1e-4 * losses.max()  # the next step's losses would be seen
-    apart = max(np.abs(ours / losses - 1).max() for ours, _ in found.values())
-    print(f"1, 2 x 2 and 8 devices, data-parallel and parameter-sharded: losses apart by at most {apart:.1e}")
 
 
-@pytest.mark.parametrize("number, victim", [(signal.SIGKILL, 0), (signal.SIGSTOP, 1)], ids=["dead", "frozen"])
+@pytest.mark.parametrize(
+    "number, victim",
+    [
+        pytest.param(signal.SIGKILL, 0, id="dead"),
+        pytest.param(signal.SIGKILL, 1, id="dead, not the coordinator", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, id="frozen coordinator", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, id="frozen", marks=pytest.mark.slow),
+    ],
+)
 def test_a_lost_peer_ends_every_process(tmp_path, number, victim):
     config = tmp_path / "long.toml"
     config.write_text(LONG)
@@ -124,6 +127,7 @@ def test_a_lost_peer_ends_every_process(tmp_path, number, victim):
     print(f"peer {'dead' if number == signal.SIGKILL else 'frozen'}: both processes ended after {took:.0f} s with 75")
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_on_all(tmp_path):
     config = tmp_path / "long.toml"
     config.write_text(LONG)
