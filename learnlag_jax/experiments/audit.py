@@ -109,7 +109,8 @@ def _live(arguments: argparse.Namespace, metric: Mapping[str, Any]) -> tuple[dic
         ):
 
             def look(trial, step, carry):
-                told = trials.audit_of(live.find(carry.state), trial.point, metric) if step % every == 0 else None
+                watched = live.find(carry.state) if step % every == 0 else None
+                told = trials.audit_of(watched, trial.point, metric) if watched else None
                 if told:
                     meter.note(
                         f"{trial.label}: step {step}, residual {told['relative']:.3g}, unexplained {told['unexplained']:.3g}"

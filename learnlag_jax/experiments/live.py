@@ -89,8 +89,9 @@ def watch_stationarity(
         ring = jnp.zeros((memory, 4, 4), jnp.float32)
         return LiveState(inner.init(params), jnp.zeros((), jnp.int32), jnp.zeros_like(w), jnp.zeros_like(w), ring)
 
-    def update(gradient, state, params=None, **extra):
-        step, new = inner.update(gradient, state.inner, params, **extra)
+    def update(updates, state, params=None, **extra_args):
+        gradient = updates
+        step, new = inner.update(gradient, state.inner, params, **extra_args)
         g, v = _watched(gradient, stride), _watched(step, stride)
         k = state.count + jnp.int32(1)
         nu = jnp.float32(b2) * state.nu + jnp.float32(1 - b2) * g * g
@@ -177,7 +178,7 @@ def audited(
     if learning_rate is None:
         explained, pull = apply(-one, zero, b1 * ratio, zero), apply(zero, zero, zero, (1 - b1) * pace / now)
         learning_rate = np.sum(explained * pull) / np.sum(pull**2)
-    eta = learning_rate * pace
+    eta = np.float64(learning_rate) * pace
     push, size = eta * (1 - b1), lambda *x: np.linalg.norm(apply(*x), axis=1)
     scale = np.sqrt(np.mean(size(one, -b1 * one, zero, zero) ** 2))
     residual = size(one, -b1 * one, zero, push) / scale
@@ -186,6 +187,6 @@ def audited(
         unexplained=size(one, zero, -b1 * ratio, push / now) / scale,
         drift=size(zero, -b1 * ratio, b1 * ratio, zero) / scale,
         correction=size(zero, b1 * (ratio - 1), zero, push * (1 - 1 / now)) / scale,
-        learning_rate=np.float64(learning_rate),
+        learning_rate=np.asarray(learning_rate, np.float64),  # pyright: ignore[reportArgumentType]
         relative=np.sqrt(np.mean(residual**2)),
     )

@@ -168,7 +168,7 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
             "process_id": arguments.process,
             "coordinator_bind_address": arguments.bind or arguments.coordinator,  # JAX alone binds every address
         }
-    limits = {
+    limits: dict[str, Any] = {
         "initialization_timeout": 120,
         "heartbeat_timeout_seconds": max(10, int(arguments.limit / 2)),
         "shutdown_timeout_seconds": 60,
