@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--b2", 0.999, "memory of the metric (default: 0.999)")
     add("--eps", 1e-8, "added to the metric's root (default: 1e-8)")
     add("--exponent", -0.5, "of the metric; -0.5 is the learning Lagrangian, 0 is Euclidean")
-    help = f"live: every N-th coordinate is watched (default: {live.STRIDE})"
-    parser.add_argument("--stride", type=int, default=live.STRIDE, metavar="N", help=help)
+    help = "live: every N-th coordinate is watched (default: about 2048 of them in all)"
+    parser.add_argument("--stride", type=int, metavar="N", help=help)
 
 
 def audit(arguments: argparse.Namespace) -> int:
@@ -75,7 +75,7 @@ def audit(arguments: argparse.Namespace) -> int:
 def _metric(arguments: argparse.Namespace) -> dict[str, Any]:
     def within(name: str, low: float, high: float):
         value = getattr(arguments, name)
-        ok = math.isfinite(value) and low <= value <= high
+        ok = value is None or (math.isfinite(value) and low <= value <= high)
         checks.require(ok, f"--{name}", value, f"{low:g} to {high:g}", "see learnlag audit --help")
         return value
 
@@ -109,7 +109,8 @@ def _live(arguments: argparse.Namespace, metric: Mapping[str, Any]) -> tuple[dic
         ):
 
             def look(trial, step, carry):
-                told = trials.audit_of(live.find(carry.state), trial.point, metric) if step % every == 0 else None
+                watched = live.find(carry.state) if step % every == 0 else None
+                told = trials.audit_of(watched, trial.point, metric) if watched else None
                 if told:
                     meter.note(
                         f"{trial.label}: step {step}, residual {told['relative']:.3g}, unexplained {told['unexplained']:.3g}"
@@ -141,7 +142,7 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
 def _write(stage: Path, found: Mapping[str, Mapping], table: Table, metric: Mapping, inputs: Sequence[Dataset]) -> None:
     figure = _figure(found)
     picture = figures.draw(figure)
-    facts = {key: f"{value:g}" for key, value in metric.items()} | report.environment(False, 0)
+    facts = {key: str(value) for key, value in metric.items() if value is not None} | report.environment(False, 0)
     facts = {key: value for key, value in facts.items() if key not in ("run", "seed")}
     record = {"schema": 1, "environment": facts, "runs": {name: dict(x) for name, x in found.items()}}
     (stage / "audit.json").write_text(json.dumps(kept.plain(record), indent=1, allow_nan=False) + "\n", "utf-8")

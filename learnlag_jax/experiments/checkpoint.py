@@ -162,10 +162,10 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def _read_record(path: Path) -> dict[str, Any]:
     """What stands beside the state, with its seal unbroken."""
     try:
-        sealed = json.loads((path / "record.json").read_text("utf-8"))
-        if sealed != sealed(sealed["record"]):
+        found = json.loads((path / "record.json").read_text("utf-8"))
+        if found != sealed(found["record"]):
             raise ValueError("the seal is broken")
-        return sealed["record"]
+        return found["record"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _Damage(f"damaged record.json ({type(error).__name__})") from None
 

@@ -66,7 +66,8 @@ def read(path: Path) -> Source:
         text = content.decode("utf-8")
         tables = tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise checks.ConfigError(f"{name}: got bytes that are not UTF-8 at {error.start}; save it as UTF-8") from None
+        line = content[: error.start].count(b"\n") + 1
+        raise checks.ConfigError(f"{name}, line {line}: got bytes that are not UTF-8; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         twice = re.search("overwrite|twice|mutate", str(error))  # tomllib names the line, not the remedy
         raise checks.ConfigError(

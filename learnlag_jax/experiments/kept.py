@@ -80,7 +80,7 @@ def load(path: Path, tell: Callable[[str], None] = lambda text: None) -> Result 
 NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def plain(x):
+def plain(x: Any) -> Any:
     """JSON has no infinity: non-finite numbers are text."""
     if isinstance(x, dict):
         return {key: plain(value) for key, value in x.items()}

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learnlag_jax import checks
+from learnlag_jax import checks, trees
 from learnlag_jax.fisher import Audit
 from learnlag_jax.vocabulary import Array, PyTree
 
-STRIDE = 17  # prime: rows of a power of two are swept, and no column is favoured
+ENOUGH = 2048  # watched coordinates: a norm over them is that over all to about 1 / sqrt(2 * 2048)
 
 
 class LiveState(NamedTuple):
@@ -49,7 +49,7 @@ def watch_stationarity(
     eps: float = 1e-8,
     exponent: float = -0.5,
     bias_correction: bool = True,
-    stride: int = STRIDE,
+    stride: int | None = None,
     memory: int = 1024,
 ) -> optax.GradientTransformationExtraArgs:
     """The same optimiser, watched: its updates are passed on untouched.
@@ -57,7 +57,7 @@ def watch_stationarity(
     Args:
         optimiser: any optax optimiser, whole: what it returns must be the step that is applied.
         b2, eps, exponent, bias_correction: of the learning Lagrangian's metric, as in `fisher.audit`.
-        stride: every stride-th coordinate of each leaf is followed; 1 follows all.
+        stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 2048 in all.
         memory: how many of the last steps are kept.
 
     Returns:
@@ -80,7 +80,7 @@ def watch_stationarity(
 
     Reference: MATH.md 7; eq. 31, 32.
     """
-    checks.require(stride >= 1, "stride", stride, "at least 1", "1 follows every coordinate")
+    checks.require(stride is None or stride >= 1, "stride", stride, "at least 1", "1 follows every coordinate")
     checks.require(memory >= 1, "memory", memory, "at least 1 step", "1024 is usual")
     inner = optax.with_extra_args_support(optimiser)
 
@@ -89,8 +89,9 @@ def watch_stationarity(
         ring = jnp.zeros((memory, 4, 4), jnp.float32)
         return LiveState(inner.init(params), jnp.zeros((), jnp.int32), jnp.zeros_like(w), jnp.zeros_like(w), ring)
 
-    def update(gradient, state, params=None, **extra):
-        step, new = inner.update(gradient, state.inner, params, **extra)
+    def update(updates, state, params=None, **extra_args):
+        gradient = updates
+        step, new = inner.update(gradient, state.inner, params, **extra_args)
         g, v = _watched(gradient, stride), _watched(step, stride)
         k = state.count + jnp.int32(1)
         nu = jnp.float32(b2) * state.nu + jnp.float32(1 - b2) * g * g
@@ -106,14 +107,21 @@ def watch_stationarity(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _watched(tree: PyTree, stride: int) -> Array:
+def _stride(tree: PyTree, stride: int | None) -> int:
+    """Odd by default, so that rows of a power of two are swept and no column is favoured."""
+    return stride or (trees.size(tree) // ENOUGH) | 1
+
+
+def _watched(tree: PyTree, stride: int | None) -> Array:
     """Every stride-th entry of each leaf, as one float32 vector."""
+    stride = _stride(tree, stride)
     part = lambda leaf: jnp.ravel(jnp.real(leaf))[::stride].astype(jnp.float32)
     return jnp.concatenate([jnp.zeros(0, jnp.float32), *(part(leaf) for leaf in jax.tree.leaves(tree))])
 
 
-def _weights(tree: PyTree, stride: int) -> np.ndarray:
+def _weights(tree: PyTree, stride: int | None) -> np.ndarray:
     """Root of the number of coordinates of its leaf that each watched one stands for."""
+    stride = _stride(tree, stride)
     sizes = [math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)]
     counts = [-(-size // stride) for size in sizes]
     each = [size / count if count else 0.0 for size, count in zip(sizes, counts, strict=True)]
@@ -170,7 +178,7 @@ def audited(
     if learning_rate is None:
         explained, pull = apply(-one, zero, b1 * ratio, zero), apply(zero, zero, zero, (1 - b1) * pace / now)
         learning_rate = np.sum(explained * pull) / np.sum(pull**2)
-    eta = learning_rate * pace
+    eta = np.float64(learning_rate) * pace
     push, size = eta * (1 - b1), lambda *x: np.linalg.norm(apply(*x), axis=1)
     scale = np.sqrt(np.mean(size(one, -b1 * one, zero, zero) ** 2))
     residual = size(one, -b1 * one, zero, push) / scale
@@ -179,6 +187,6 @@ def audited(
         unexplained=size(one, zero, -b1 * ratio, push / now) / scale,
         drift=size(zero, -b1 * ratio, b1 * ratio, zero) / scale,
         correction=size(zero, b1 * (ratio - 1), zero, push * (1 - 1 / now)) / scale,
-        learning_rate=np.float64(learning_rate),
+        learning_rate=np.asarray(learning_rate, np.float64),  # pyright: ignore[reportArgumentType]
         relative=np.sqrt(np.mean(residual**2)),
     )

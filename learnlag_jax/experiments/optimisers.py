@@ -61,9 +61,8 @@ def sophia(*arguments, **options) -> optax.GradientTransformationExtraArgs:
     """`optax.contrib.sophia`, which calls the loss of the step `obj_fn` where the rest of optax says `value_fn`."""
     base = optax.with_extra_args_support(optax.contrib.sophia(*arguments, **options))
 
-    def update(updates, state, params=None, *, value_fn, **extra):
-        del extra
-        return base.update(updates, state, params, obj_fn=value_fn)
+    def update(updates, state, params=None, **extra_args):
+        return base.update(updates, state, params, obj_fn=extra_args["value_fn"])
 
     return optax.GradientTransformationExtraArgs(base.init, update)
 

@@ -30,7 +30,7 @@ from learnlag_jax.experiments.run import Interrupted
 from learnlag_jax.vocabulary import PyTree
 
 BUSY, STEP = b"b", b"s"
-START = 300.0  # seconds for what one process does alone: reading, compiling
+START = 20  # times the limit: for what one process does alone, reading and compiling
 
 
 class Group(NamedTuple):
@@ -122,14 +122,14 @@ def lost(reason: str) -> int:
 
 def _listen(hear: int, limit: float) -> float:
     """Seconds of silence when it lasted too long; 0 when the worker closed its end."""
-    allowed, last = START, time.monotonic()
+    allowed, last = START * limit, time.monotonic()
     while True:
         ready, _, _ = select.select([hear], [], [], 0.2)
         if ready:
             sent = os.read(hear, 1 << 16)
             if not sent:
                 return 0.0
-            allowed, last = limit if sent[-1:] == STEP else START, time.monotonic()
+            allowed, last = limit if sent[-1:] == STEP else START * limit, time.monotonic()
         elif (silent := time.monotonic() - last) > allowed:
             return silent
 
@@ -168,7 +168,7 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
             "process_id": arguments.process,
             "coordinator_bind_address": arguments.bind or arguments.coordinator,  # JAX alone binds every address
         }
-    limits = {
+    limits: dict[str, Any] = {
         "initialization_timeout": 120,
         "heartbeat_timeout_seconds": max(10, int(arguments.limit / 2)),
         "shutdown_timeout_seconds": 60,

@@ -2,8 +2,10 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
@@ -20,7 +22,8 @@ def save(path: Path, run: Run) -> None:
         run: positions (n + 1, ...), gradients (n, ...), losses (n,).
     """
     named = jax.tree_util.tree_leaves_with_path(run._asdict())
-    np.savez(path, **{jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in named})
+    arrays: dict[str, Any] = {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in named}
+    np.savez(path, **arrays)
 
 
 def load(path: Path) -> Run:
@@ -45,7 +48,7 @@ def load(path: Path) -> Run:
     losses = arrays.get("losses", np.zeros(n, np.float32))
     refuse(losses.shape == (n,), f"losses {losses.shape}", f"({n},)")
     checks.finite((positions, gradients), path.name)
-    return Run(positions, gradients, losses)
+    return Run(positions, gradients, jnp.asarray(losses))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

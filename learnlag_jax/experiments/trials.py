@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ RUN = {
     "audit": Key(bool, False),
     "keep_checkpoints": Key(bool, False),
 }
-METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": live.STRIDE}  # of the learning Lagrangian
+METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": None}  # of the learning Lagrangian
 PACKAGES = ("learnlag_jax", "jax", "jaxlib", "optax", "numpy")
 
 
@@ -150,15 +150,15 @@ def run_all(
         units[choice.label] = workload.unit
         for optimiser in comparison.optimisers:
             one = functools.partial(_one, comparison, runner, choice, workload, optimiser, {})
-            seed = comparison.tuning
-            alone = seed is None and len(optimiser.points) > 1
-            tried = optimiser.points if len(optimiser.points) > 1 else ()
-            tuned = [one(point, comparison.options["seeds"][0]) for point in tried]
-            best = processes.agree(choose(tuned, choice.targets) if tuned and runner.group.first else 0)
-            first = runner.group.first
-            yield from ((result, alone and i == best) for i, result in enumerate(tuned) if first)
-            rest = comparison.measured[1:] if alone else comparison.measured
-            yield from ((result, True) for seed in rest if (result := one(optimiser.points[best], seed)) or first)
+            several = len(optimiser.points) > 1
+            alone = several and comparison.tuning is None  # one seed chooses and measures
+            tried = [one(point, comparison.options["seeds"][0]) for point in optimiser.points] if several else []
+            tuned = [result for result in tried if result]
+            best = processes.agree(choose(tuned, choice.targets) if tuned else 0)
+            yield from ((result, alone and i == best) for i, result in enumerate(tuned))
+            for seed in comparison.measured[1:] if alone else comparison.measured:
+                if result := one(optimiser.points[best], seed):
+                    yield result, True
 
 
 def choose(results: Sequence[kept.Result], targets: Sequence[float]) -> int:
@@ -233,7 +233,7 @@ def _compile(comparison: Comparison, task: program.Task, point: Point) -> progra
     return program.compile_program(task, make, point.settings, shard_parameters=shard, view=view)
 
 
-def _train(comparison, runner: Runner, compiled, task, trial: Trial, home: Path) -> tuple[run.Outcome, str]:
+def _train(comparison, runner: Runner, compiled, task, trial: Trial, home: Path) -> tuple[Any, str]:
     told = [0]
 
     def on_step(step, carry, report):
@@ -274,7 +274,7 @@ def _facts(comparison: Comparison, point: Point, outcome: run.Outcome) -> dict[s
     return {"skipped": int(carry.skipped), "parameters": size, "state_bytes": state, "audit": found}
 
 
-def audit_of(watched: live.LiveState, point: Point, metric: dict[str, Any]) -> dict[str, Any] | None:
+def audit_of(watched: live.LiveState, point: Point, metric: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the live audit says, as plain numbers; None before the third step. Every process must call it."""
     seen = processes.gather(watched._replace(inner=(), nu=(), last=()))
     if int(seen.count) < 3:

@@ -160,9 +160,9 @@ MEASURES = {"measure": Key(str, "loss", choices=("loss", "mistakes"))}
 
 def read(source: config.Source, batch: int) -> list[Choice]:
     """The workloads of a configuration; their data is read only when they are made."""
-    installed = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     chosen: list[Choice] = []
     for index, found in enumerate(config.array(source, "workload")):
+        installed = {} if found.get("name") in tuple(OURS) else _installed()
         name = config.choose(source, "workload", index, found, (*OURS, *installed))
         function = OURS[name] if name in OURS else _load(installed[name])
         own = config.options(function, skip=("batch",))
@@ -174,6 +174,11 @@ def read(source: config.Source, batch: int) -> list[Choice]:
         make = functools.partial(_made, name, function, batch, given)
         chosen.append(Choice(label, kind, tuple(sorted(values["targets"], reverse=True)), make))
     return chosen
+
+
+def _installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """The entry points of other packages; looking them up reads the whole environment, so only if a name is not ours."""
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 
 def _load(point: importlib.metadata.EntryPoint) -> Callable[..., Workload]:

@@ -151,6 +151,22 @@ def test_orbax_alone_restores_wrong_numbers_silently(tmp_path, monkeypatch):
     assert said == ["silent"] * 10
 
 
+def test_a_damaged_step_that_is_reached_again_is_replaced(tmp_path):
+    _save(tmp_path, 1, 2)
+    (tmp_path / "00000002" / "record.json").write_text("{}")
+    assert checkpoint.restore(tmp_path, _tree(), identity=IDENTITY).step == 1
+    _save(tmp_path, 2)  # announced as saved, so it must be there
+    found = checkpoint.restore(tmp_path, _tree(), identity=IDENTITY)
+    assert (found.step, found.passed_over) == (2, ())
+
+
+def test_fewer_steps_than_are_kept_are_all_kept(tmp_path):
+    _save(tmp_path / "c", 1, 2, keep=5)
+    assert checkpoint.steps(tmp_path / "c") == [1, 2]
+    checkpoint.remove(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_all_steps_damaged_is_an_error_naming_each(tmp_path):
     _save(tmp_path, 2, 3)
     for step in (2, 3):

@@ -1,0 +1,61 @@
+"""Cost of watching stationarity while training: one step with `live.watch_stationarity` over the same step without.
+
+    python benchmarks/bench_audit.py [--quick] [--rounds N]
+
+Each call makes ten steps with adam inside a scan: forward, backward, update, as `learnlag compare` makes them. The target is a
+ratio below 1.05 at the default stride.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from harness import Contender, Row, compare, options, save
+
+from learnlag_jax.experiments import live, workloads
+
+STEPS = 10
+
+
+def steps(task, optimiser: optax.GradientTransformation):
+    """STEPS training steps from the initial parameters on a stack of batches."""
+
+    def run(params, batches):
+        def step(carry, batch):
+            params, state = carry
+            value, gradient = jax.value_and_grad(task.loss)(params, batch, jax.random.key(0))
+            updates, state = optimiser.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimiser.init(params)), batches)
+
+    return run
+
+
+def main() -> None:
+    chosen = options(__doc__.splitlines()[0])
+    plain, rows = optax.adam(1e-3), []
+    watched = {
+        "adam": plain,
+        "watched, default stride": live.watch_stationarity(plain),
+        "watched, stride 1": live.watch_stationarity(plain, stride=1),
+    }
+    tasks = {"sotu, batch 32": workloads.sotu(32), "mnist-5000, batch 128": workloads.mnist_5000(128)}
+    tasks |= {} if chosen.quick else {"mnist-5000, batch 32": workloads.mnist_5000(32)}
+    for name, workload in tasks.items():
+        task = workload.task
+        batches = jax.tree.map(lambda *x: jnp.stack(x), *(task.batch(0, k) for k in range(STEPS)))
+        params = jax.jit(task.init)(jax.random.key(0))
+        contenders = [
+            Contender(label, steps(task, optimiser), (params, batches)) for label, optimiser in watched.items()
+        ]
+        rows += compare(f"{STEPS} steps, {name}", contenders, rounds=chosen.rounds)
+    default = [row for row in rows if "default" in row.name]
+    worst = max(default, key=lambda row: row.ratio)
+    remark = f"Largest cost at the default stride: {100 * (worst.ratio - 1):.1f} % of a step ({worst.group}); the target is 5 %."
+    if not chosen.quick:
+        save("bench_audit", [Row(*row) for row in rows], [remark])
+    print(remark)
+
+
+if __name__ == "__main__":
+    main()

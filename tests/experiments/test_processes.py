@@ -1,0 +1,191 @@
+"""Several processes: the same losses however the devices are spread; a lost peer ends all with 75; unlike processes do not start."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from learnlag_jax.checks import ConfigError
+from learnlag_jax.experiments import cli, processes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """[run]
+steps = 16
+batch = 16
+seeds = [0]
+evaluate = 4
+save = 8
+shard = "SHARD"
+
+[[workload]]
+name = "digits"
+hidden = 16
+targets = [1.0]
+
+[[optimiser]]
+name = "adam"
+learning_rate = 0.01
+"""
+LONG = (
+    CONFIG.replace("SHARD", "batch")
+    .replace("steps = 16", "steps = 100000")
+    .replace("evaluate = 4", "evaluate = 100000")
+)
+
+
+def _port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start(config, out, devices, *more):
+    words = [sys.executable, "-m", "learnlag_jax", "compare", str(config), "--out", str(out), *more]
+    environment = os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_ENABLE_X64": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    environment |= {"XDG_CACHE_HOME": str(out.parent / "cache")}
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def _pair(configs, out, *more):
+    where = ["--processes", "2", "--coordinator", f"127.0.0.1:{_port()}", *more]
+    return [_start(config, out, 2, *where, "--process", str(i)) for i, config in enumerate(configs)]
+
+
+def _ends(pair, seconds=240):
+    said = [process.communicate(timeout=seconds)[1] for process in pair]
+    return [process.returncode for process in pair], [
+        [x for x in text.splitlines() if x.startswith("learnlag: ")] for text in said
+    ]
+
+
+def _losses(out):
+    trial = json.loads((out / "results.json").read_text())["trials"][0]
+    return np.array(trial["losses"]), np.array(trial["errors"])
+
+
+@pytest.mark.parametrize("shard", ["parameters", pytest.param("batch", marks=pytest.mark.slow)])
+def test_one_process_two_processes_and_eight_devices_give_the_same_losses(tmp_path, shard):
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.replace("SHARD", shard))
+    codes, said = _ends(_pair([config, config], tmp_path / "two"))
+    assert codes == [0, 0], said
+    assert cli.run(["compare", str(config), "--out", str(tmp_path / "eight")]) == 0  # the tests have 8 devices
+    alone = _start(config, tmp_path / "one", 1)
+    assert _ends([alone])[0] == [0]
+    losses, errors = _losses(tmp_path / "one")
+    assert len(losses) == 16
+    for name in ("two", "eight"):
+        ours, theirs = _losses(tmp_path / name)
+        np.testing.assert_allclose(ours, losses, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(theirs, errors, rtol=1e-5, err_msg=name)
+        print(f"1 device and {name}, {shard} split: losses apart by at most {np.abs(ours / losses - 1).max():.1e}")
+    assert np.abs(np.diff(losses)).min() > 1e-4 * losses.max()  # the next step's losses would be seen
+
+
+@pytest.mark.parametrize(
+    "number, victim",
+    [
+        pytest.param(signal.SIGKILL, 0, id="dead"),
+        pytest.param(signal.SIGKILL, 1, id="dead, not the coordinator", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, id="frozen coordinator", marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 1, id="frozen", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_peer_ends_every_process(tmp_path, number, victim):
+    config = tmp_path / "long.toml"
+    config.write_text(LONG)
+    pair = _pair([config, config], tmp_path / "out", "--limit", "12")
+    end = time.monotonic() + 200
+    while not list((tmp_path / "out").glob("trials/*/checkpoints/0*")):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in pair), _ends(pair)
+        time.sleep(0.05)
+    [worker] = Path(f"/proc/{pair[victim].pid}/task/{pair[victim].pid}/children").read_text().split()
+    os.kill(int(worker), number)
+    lost = time.monotonic()
+    codes, said = _ends(pair, 60)
+    took = time.monotonic() - lost
+    assert codes == [75, 75], said
+    assert took < 60
+    for lines in said:
+        assert "another process is dead or does not answer" in lines[-1]
+        assert "run the same command again on every process" in lines[-1]
+    assert not Path(f"/proc/{worker}").exists()
+    print(f"peer {'dead' if number == signal.SIGKILL else 'frozen'}: both processes ended after {took:.0f} s with 75")
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_saves_on_all(tmp_path):
+    config = tmp_path / "long.toml"
+    config.write_text(LONG)
+    pair = _pair([config, config], tmp_path / "out")
+    end = time.monotonic() + 200
+    while not list((tmp_path / "out").glob("trials/*/checkpoints/0*")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    pair[1].send_signal(signal.SIGTERM)
+    codes, said = _ends(pair, 60)
+    assert codes == [75, 75], said
+    assert "run the same command to go on" in said[0][-1]
+
+
+def test_unlike_configurations_are_refused_on_every_process(tmp_path):
+    configs = [tmp_path / "a.toml", tmp_path / "b.toml"]
+    for config, rate in zip(configs, ("0.01", "0.02"), strict=True):
+        config.write_text(CONFIG.replace("SHARD", "batch").replace("0.01", rate))
+    codes, said = _ends(_pair(configs, tmp_path / "out"))
+    assert codes == [2, 2], said
+    for lines in said:
+        assert "the configuration: got another on process 1 than on process 0" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--processes", "two"], "--processes"),
+        (["--processes", "2", "--process", "2", "--coordinator", "a:1"], "--process"),
+        (["--processes", "2", "--process", "0"], "--coordinator"),
+        (["--processes", "2", "--process", "0", "--coordinator", "127.0.0.1"], "--coordinator"),
+        (["--processes", "2", "--process", "0", "--coordinator", "host:99999"], "--coordinator"),
+        (["--processes", "2", "--process", "0", "--coordinator", "ho st:1"], "--coordinator"),
+        (["--process", "0"], "--process"),
+        (["--limit", "0"], "--limit"),
+    ],
+)
+def test_half_an_address_is_refused(words, told):
+    parser = argparse.ArgumentParser()
+    processes.add_arguments(parser)
+    with pytest.raises(ConfigError, match=f"^{told}: got"):
+        processes.check(parser.parse_args(words))
+
+
+def test_whole_addresses_are_taken():
+    parser = argparse.ArgumentParser()
+    processes.add_arguments(parser)
+    for address in ("127.0.0.1:5000", "[::1]:5000", "node-1.cluster:65535"):
+        processes.check(parser.parse_args(["--processes", "2", "--process", "1", "--coordinator", address]))
+    processes.check(parser.parse_args(["--processes", "auto"]))
+
+
+def test_a_worker_that_the_runtime_ends_is_75(capsys, monkeypatch):
+    for script, code in (("import os; os.abort()", 75), ("raise SystemExit(5)", 5), ("raise SystemExit(134)", 75)):
+        popen = lambda command, script=script, **options: _Popen([sys.executable, "-c", script], **options)
+        monkeypatch.setattr(processes.subprocess, "Popen", popen)
+        assert processes.supervise(["compare"], 5.0) == code
+    assert capsys.readouterr().err.count("what was saved is safe") == 2
+
+
+_Popen = subprocess.Popen
