@@ -106,16 +106,6 @@ def masked(model: Model, free: Array) -> tuple[Array, Array]:
     return model.H * on[:, None] * on[..., None] + stay, model.W * on[:, None]
 
 
-def linear_path(H: Array, W: Array, Pn: Array, K: Array) -> tuple[Array, Array]:
-    """z along the step in the linear model, and the slope of the cost along it."""
-    m = K.shape[1]
-    closed = W[:, :, m:] + W[:, :, :m] @ K
-    start = jnp.zeros_like(Pn[0]).at[-1].set(1)
-    Z = affine(closed, jnp.zeros_like(closed[:, 0]), start)
-    Y = jnp.concatenate([along(K, Z[:-1]), Z[:-1, :-1]], 1)
-    return Z, jnp.sum(H[:, -1, :-1] * Y) + Pn[-1, :-1] @ Z[-1, :-1]
-
-
 def linear_response(H: Array, W: Array, Pn: Array, r, q, c, ds0, qn):
     """Solve the linear-quadratic problem for the given r, q, c, qn and first state; linear in all five."""
     d, m = q.shape[1], r.shape[1]

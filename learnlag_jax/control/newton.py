@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import trees
-from learnlag_jax.control.model import Model, along, free_actions, linear_path, masked, model_at, projected
+from learnlag_jax.control.model import Model, along, free_actions, masked, model_at, projected
 from learnlag_jax.control.problem import Problem, counter
 from learnlag_jax.control.riccati import sweep, times
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -105,15 +105,19 @@ def _moved(at: Setting, st: Iterate) -> Iterate:
     size = 1 + jnp.max(jnp.abs(H[:, : st.U.shape[1], : st.U.shape[1]]))
     shift, P, K = _factored(H, W, model.Pn, st.shift, size)
     gaps = jnp.sum(jnp.abs(model.gaps))
-    slope, penalty = _slope(H, W, model, P, K, gaps > 16 * eps * model.gaps.size * (1 + jnp.max(jnp.abs(st.X))))
-    merit, slope = penalty * gaps - model.reward, slope - penalty * gaps
+    # what the model promises for a full step rides in the corner of P_0
+    promised = P[0, -1, -1] / 2
+    open_ = gaps > 16 * eps * model.gaps.size * (1 + jnp.max(jnp.abs(st.X)))
+    multiplier = jnp.maximum(jnp.max(jnp.abs(model.costates)), jnp.max(jnp.abs(P[:, :-1, -1])))
+    penalty = jnp.where(open_, 2 * jnp.maximum(multiplier, promised / jnp.where(open_, gaps, 1)), 0)
+    merit, promised = penalty * gaps - model.reward, promised - penalty * gaps
     slack = 16 * eps * (model.magnitude + penalty * gaps)
 
     def attempt(carry):
         alpha = carry[0] / 2
         X, U, reward = _candidate(at, st, K, alpha)
         new = penalty * (1 - alpha) * gaps - reward
-        return alpha, X, U, new, new <= merit + 1e-4 * alpha * slope + slack
+        return alpha, X, U, new, new <= merit + 1e-4 * alpha * promised + slack
 
     def searching(carry):
         return ~carry[4] & (carry[0] > 2.0**-HALVINGS)
@@ -131,20 +135,6 @@ def _moved(at: Setting, st: Iterate) -> Iterate:
         idle=jnp.where(accepted & (merit - new <= slack), st.idle + 1, jnp.where(accepted, 0, st.idle)),
         status=status_where(~accepted & (shift > SHIFT_MAX * size), Status.line_search_failed),
     )
-
-
-def _slope(H, W, model: Model, P, K, open_: Array) -> tuple[Array, Array]:
-    """The slope of the cost along the step, and a penalty on the gaps above every multiplier of the linear model.
-
-    Without gaps the slope is sum_k g_k'k_k, which the sweep has added up in the corner of P_0, and there is nothing to
-    penalise; with them the step in the states is followed.
-    """
-
-    def followed():
-        Z, slope = linear_path(H, W, model.Pn, K)
-        return slope, 2 * jnp.max(jnp.abs(along(P[:, :-1], Z)))
-
-    return lax.cond(open_, followed, lambda: (P[0, -1, -1], jnp.zeros((), P.dtype)))
 
 
 def _factored(H, W, Pn, shift, size):

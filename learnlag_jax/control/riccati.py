@@ -89,7 +89,8 @@ def sweep(H: Array, W: Array, Pn: Array, shift: Array) -> tuple[Array, Array, Ar
     """All Riccati steps, last to first: P [n + 1, d + 1, d + 1], K [n, m, d + 1] and pivots [n]."""
 
     def step(P, now):
-        P, K, pivot = backward(P, *now, shift)
+        H, W = now
+        P, K, pivot = backward(P, H, W, shift)
         return P, (P, K, pivot)
 
     _, (P, K, pivots) = lax.scan(step, Pn, (H, W), reverse=True)
