@@ -9,8 +9,8 @@ Every finished (task, optimiser, rate, seed) is one line of results/bench_optimi
 Protocol: each optimiser has its own grid of learning rates (factor 2), extended until the best rate is inside; the same
 schedule (10 % warm-up, cosine to 5 %; constant for schedule-free), batches, order and initial parameters for all. The rate
 is chosen on seed 0 by samples to the target, then by final loss; other seeds are run at that rate and only they are
-reported. T_sample is the first evaluation of the held-out loss at or below the target, which is near what the best AdamW
-reaches at the very end of its schedule. T_compute is T_sample times the time of a step, measured apart (--clock).
+reported. T_sample is the first evaluation from which the held-out loss stays at or below the target; on sotu that is near what the
+best AdamW reaches at the very end of its schedule. T_compute is T_sample times the time of a step, measured apart (--clock).
 """
 
 import argparse
@@ -223,8 +223,10 @@ def finished() -> dict:
 
 
 def steps_to_target(problem: Problem, curve) -> float:
-    hits = [k for k, value in enumerate(curve) if value is not None and value <= problem.target]
-    return (hits[0] + 1) * problem.every if hits else np.inf
+    """Steps to the first evaluation from which the held-out loss stays at or below the target."""
+    above = [k for k, value in enumerate(curve) if value is None or value > problem.target]
+    first = above[-1] + 1 if above else 0
+    return (first + 1) * problem.every if first < len(curve) else np.inf
 
 
 def final(curve) -> float:

@@ -59,7 +59,7 @@ def test_two_processes_give_the_single_device_result(tmp_path):
         text=True,
     )
     processes = [start(rank) for rank in range(2)]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     found = np.load(tmp_path / "found.npz")
     state = OPTIMISER.init(gradients(0))
