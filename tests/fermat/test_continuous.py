@@ -25,6 +25,7 @@ def test_the_sphere_reaches_the_bound_of_tight_frames(float64):
     assert float(design.efficiency) > 0.999
 
 
+@pytest.mark.slow
 def test_gradient_finds_what_three_levels_miss(float64):
     grid = jnp.asarray(list(itertools.product([-1.0, 0.0, 1.0], repeat=2)))
     levels = exact_design(jax.vmap(_quadratic)(grid), 7)
@@ -36,6 +37,7 @@ def test_gradient_finds_what_three_levels_miss(float64):
     assert float(jnp.abs(polished.points).max()) <= 1
 
 
+@pytest.mark.slow
 def test_michaelis_menten_points_between_grid_points(float64):
     K, b = 1.5, 6.0
     row = lambda x: jnp.concatenate([x / (K + x), -2.0 * x / (K + x) ** 2])
@@ -47,6 +49,7 @@ def test_michaelis_menten_points_between_grid_points(float64):
     assert float(few.residual) > 1e-3
 
 
+@pytest.mark.slow
 def test_fixed_rows_are_counted(float64):
     line = lambda x: jnp.concatenate([jnp.ones(1, x.dtype), x])
     region = (jnp.array([-1.0]), jnp.array([1.0]))

@@ -44,6 +44,7 @@ def test_derivatives_in_prior_and_in_the_moment(float64):
         np.testing.assert_allclose(jax.grad(f)(0.2), (f(0.2 + h) - f(0.2 - h)) / (2 * h), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_that_repeat_share_the_answer(float64):
     """Copies make the Hessian singular: the information still has one derivative, and the copies divide it."""
     twice = lambda t: jnp.concatenate([_tilted(t), _tilted(t)])
@@ -52,6 +53,7 @@ def test_rows_that_repeat_share_the_answer(float64):
     np.testing.assert_allclose(jax.jacfwd(total)(0.3), single, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_and_models(float64):
     """d value / d theta of a Michaelis-Menten design, by vmap: the design is an answer the model's parameters move."""
     x = jnp.linspace(0.05, 5.0, 60)

@@ -129,6 +129,7 @@ def test_information_averaged_over_a_prior(float64):
     assert float(criterion("A", draws=3)(blocks)) == pytest.approx(np.mean(traces), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_bayesian_d_optimal_logistic_design_spreads_with_the_prior(float64):
     """Chaloner and Larntz (1989): with little doubt two points, as the local design; with much doubt, more."""
     x = jnp.linspace(-1.2, 1.2, 61)

@@ -56,6 +56,7 @@ def test_candidates_of_several_rows_against_a_semidefinite_program(float64):
     assert float(single.value) > float(optimal_weights(jnp.asarray(F), "A").value) * 1.2  # one response says less
 
 
+@pytest.mark.slow
 def test_pools_longer_than_the_active_set_of_several_rows(float64):
     F = jnp.asarray(np.random.default_rng(6).normal(size=(1500, 2, 4)))
     design = optimal_weights(F)
@@ -64,7 +65,8 @@ def test_pools_longer_than_the_active_set_of_several_rows(float64):
     assert float(equivalence_gap(information_matrix(F) / 1500, F)) > 0.3
 
 
-def test_extreme_scales_and_integer_pools(dtype):
+@pytest.mark.slow
+def test_extreme_scales(dtype):
     """Units do not matter: a pool in units of 1e-8 and 1e8 has the same weights, or a status that says why not."""
     rng = np.random.default_rng(7)
     F = jnp.asarray(rng.normal(size=(40, 3)), dtype)
