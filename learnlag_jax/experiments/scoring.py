@@ -86,7 +86,8 @@ def memory(place: Path) -> models.Memory:
 
     def load(like):
         leaves, form = jax.tree.flatten(like)
-        with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(place) as file:
+        damage = contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+        with damage, place.open("rb") as raw, np.load(raw) as file:  # opened here: numpy leaves a damaged file open
             kept = [file[str(i)] for i in range(len(leaves))]
             same = all(
                 k.shape == np.shape(x) and k.dtype == np.asarray(x).dtype for k, x in zip(kept, leaves, strict=True)

@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(tmp_path, monke
     words = [str(word) for word in ("kinematics", *options, "--out", tmp_path / "out")]
     program = f"from learnlag_jax.experiments import cli; cli.run({words!r})"
     child = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("out/cache/*.npz")) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
