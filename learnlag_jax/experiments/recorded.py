@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.experiments import config
 from learnlag_jax.fisher import Run
 
 LIMIT = 1 << 34  # bytes, unpacked
@@ -64,9 +65,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise
         raise checks.InputError(wrong.format(f"{type(error).__name__}: {' '.join(str(error).split())[:80]}")) from None
     for key, x in arrays.items():
+        x = np.asarray(x)  # an archive may hold anything: other members come as bytes
         ok = x.ndim >= 1 and np.issubdtype(x.dtype, np.floating)
+        got = f"{x.dtype}{list(x.shape)}"
         checks.require(
-            ok, f"{path.name}: {key}", f"{x.dtype}{list(x.shape)}", "real arrays with a leading step axis", "cast it"
+            ok, f"{path.name}: {config.printable(key)}", got, "real arrays with a leading step axis", "cast it"
         )
     return arrays
 

@@ -1,5 +1,6 @@
 """`learnlag compare`: killed or not, the same table; trials kept; a stranger's names stay text; full disks and others' locks end in one line."""
 
+import functools
 import html.parser
 import importlib.metadata
 import json
@@ -74,6 +75,7 @@ def installed(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     point = importlib.metadata.EntryPoint("tiny", "tests.experiments.test_compare:tiny_workload", workloads.GROUP)
     monkeypatch.setattr(workloads, "_installed", lambda: {"tiny": point})
+    monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))  # whole, and quick to write
 
 
 def _run(tmp_path, text=CONFIG, label="plain", out="out", code=0):
@@ -158,9 +160,7 @@ class _Tags(html.parser.HTMLParser):
 def _page(label, comparison):
     runs = [standings.Entry(label, name, label, (1.5,), (_result([3, 1, 0.5], name),)) for name in (label, "other")]
     ranks = standings.stand(runs, 20)
-    drawn = [
-        (f, figures.draw(f, dots=40)) for f in standings_figures.figures(runs, {label: label}, standings.profile(ranks))
-    ]
+    drawn = [(f, figures.draw(f)) for f in standings_figures.figures(runs, {label: label}, standings.profile(ranks))]
     tables = standings.tables(ranks, runs, [_result([1], label, point=label)], 20)
     data = Dataset(label, None, "0" * 64, label, label)
     return compare.html(comparison, tables, drawn, [data], {label: label}), drawn
