@@ -118,27 +118,29 @@ def test_matrix_power_inverts_its_square_root(float64):
 
 def test_the_bootstrap_keeps_its_size_where_the_chi_square_limit_does_not(float64):
     """60 examples, 4 parameters: a location-scale family, so the bootstrap is exact up to 3 binomial standard errors."""
-    sets, n = 200, 60
+    sets = 200
 
     def simulate(params, batch, key):
         x, _ = batch
         return x, x @ params["w"] + jnp.exp(params["log_sigma"]) * jax.random.normal(key, x.shape[:1])
 
-    def p_values(key, noise):
-        batch = regression(key, n, noise)
-        found = bootstrap(gaussian_log_prob, gaussian_fit, simulate, batch, jax.random.fold_in(key, 1), draws=39)
+    def p_values(key, noise, n):
+        k1, k2 = jax.random.split(key)
+        batch = regression(k1, n, noise)
+        found = bootstrap(gaussian_log_prob, gaussian_fit, simulate, batch, k2, draws=39)
         return found.p_value, stationarity(gaussian_log_prob, gaussian_fit(batch), batch).p_value
 
     rejected = {}
-    for noise in (well_specified, heteroscedastic):
-        run = jax.jit(jax.vmap(lambda key: p_values(key, noise)))  # noqa: B023
-        rejected[noise] = [
-            float(np.mean(np.asarray(p) <= 0.05)) for p in run(jax.random.split(jax.random.key(5), sets))
-        ]
+    for noise, n, count in ((well_specified, 60, sets), (heteroscedastic, 400, 40)):
+        run = jax.jit(jax.vmap(lambda key: p_values(key, noise, n)))  # noqa: B023
+        with jax.debug_key_reuse(False):  # it takes keys mapped over by scan under vmap for used ones
+            rejected[noise] = [
+                float(np.mean(np.asarray(p) <= 0.05)) for p in run(jax.random.split(jax.random.key(5), count))
+            ]
     error = 3 * (0.05 * 0.95 / sets) ** 0.5
     assert abs(rejected[well_specified][0] - 0.05) < error
     assert rejected[well_specified][1] > 0.05 + error
-    assert rejected[heteroscedastic][0] > 0.2 + error
+    assert rejected[heteroscedastic][0] > 0.5
     with pytest.raises(InputError, match="draws"):
         bootstrap(gaussian_log_prob, gaussian_fit, simulate, None, jax.random.key(0), draws=5)
 
@@ -163,14 +165,14 @@ def test_a_wrong_link_is_found(float64):
 
     def p_value(key, link):
         k1, k2 = jax.random.split(key)
-        x = jax.random.uniform(k1, (1000,), minval=-1.0, maxval=1.0)
+        x = jax.random.uniform(k1, (8000,), minval=-1.0, maxval=1.0)
         batch = x, jax.random.poisson(k2, link(x)).astype(float64)
         return stationarity(poisson_log_prob, poisson_fit(batch), batch).p_value
 
     links = {"right": lambda x: jnp.exp(1.0 + x), "wrong": lambda x: 5.2 + 5 * x}
-    keys = jax.random.split(jax.random.key(3), 100)
+    keys = lambda: jax.random.split(jax.random.key(3), 100)
     share = {
-        name: float(jnp.mean(jax.jit(jax.vmap(lambda k: p_value(k, link)))(keys) < 0.05))  # noqa: B023
+        name: float(jnp.mean(jax.jit(jax.vmap(lambda k: p_value(k, link)))(keys()) < 0.05))  # noqa: B023
         for name, link in links.items()
     }
     assert share["right"] < 0.05 + 3 * 0.022
