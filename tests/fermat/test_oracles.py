@@ -8,7 +8,7 @@ from learnlag_jax import Status
 from learnlag_jax.fermat import criterion, equivalence_gap, information_matrix, optimal_weights
 
 
-def _program(kind, F, c, C):
+def _program(kind, F, C):
     """The least value by a conic solver that knows nothing of designs."""
     cp = pytest.importorskip("cvxpy")
     w = cp.Variable(len(F), nonneg=True)
@@ -19,20 +19,20 @@ def _program(kind, F, c, C):
         "A": lambda: sum(cp.matrix_frac(e, M) for e in np.eye(p)),
         "D": lambda: -cp.log_det(M) / p,
         "E": lambda: -cp.lambda_min(M),
-        "c": lambda: cp.matrix_frac(c, M),
         "I": lambda: sum(cp.matrix_frac(column, M) for column in root.T),
     }[kind]()
     value = cp.Problem(cp.Minimize(loss), [cp.sum(w) == 1]).solve(solver="CLARABEL")
     return {"D": np.exp(value), "E": -1 / value}.get(kind, value)
 
 
-@pytest.mark.parametrize("kind", ["A", "D", "E", "c", "I"])
+@pytest.mark.parametrize("kind", ["A", "D", "E", "I"])
 def test_against_semidefinite_programs(kind, float64):
+    # c is not among them: on a general pool its optimum leaves a parameter unknown, and is refused (test_approximate)
     rng = np.random.default_rng(4)
     F = rng.normal(size=(25, 3))
-    c, C = np.array([1.0, -1.0, 2.0]), np.diag([1.0, 2.0, 5.0])
-    phi = criterion(kind, **{"c": {"vector": jnp.asarray(c)}, "I": {"moment": jnp.asarray(C)}}.get(kind, {}))
-    best = _program(kind, F, c, C)
+    C = np.diag([1.0, 2.0, 5.0])
+    phi = criterion(kind, **({"moment": jnp.asarray(C)} if kind == "I" else {}))
+    best = _program(kind, F, C)
     design = optimal_weights(jnp.asarray(F), phi)
     assert float(design.value) == pytest.approx(best, rel=2e-5 if kind == "E" else 1e-6)
     assert int(design.status) == 0
@@ -45,7 +45,7 @@ def test_candidates_of_several_rows_against_a_semidefinite_program(float64):
     F = np.random.default_rng(5).normal(size=(20, 2, 3))
     for kind in ("A", "D"):
         design = optimal_weights(jnp.asarray(F), kind)
-        assert float(design.value) == pytest.approx(_program(kind, F, np.ones(3), np.eye(3)), rel=1e-6)
+        assert float(design.value) == pytest.approx(_program(kind, F, np.eye(3)), rel=1e-6)
         assert float(design.gap) <= 1e-9
         M = np.einsum("i,ika,ikb->ab", np.asarray(design.weights), F, F)
         np.testing.assert_allclose(information_matrix(jnp.asarray(F), design.weights), M, rtol=1e-12)
