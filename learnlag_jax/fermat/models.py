@@ -59,7 +59,7 @@ def fisher_information(model, theta, x, *, family: str = "gaussian", noise=1.0, 
         >>> rows = fisher_information(michaelis_menten, prior, x, draws="separate")
         >>> design = optimal_weights(rows, criterion("D", draws=2))
         >>> [round(float(v), 2) for v in x[design.support]]
-        [0.35, 5.0]
+        [0.35, 0.4, 5.0]
 
     Reference: Chernoff, Locally optimal designs (1953); Chaloner and Larntz (1989); MATH.md 6.
     """
