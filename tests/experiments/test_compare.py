@@ -202,7 +202,9 @@ def test_a_diverging_trial_is_shown_and_ends_with_three(tmp_path, installed, cap
     assert list(out.glob("trials/*/checkpoints/0*"))  # the last good parameters stay
 
 
-@pytest.mark.slow  # unfinished: fails, the cause not yet found
+@pytest.mark.slow
+# after a failed write orbax's own futures report to an event loop that it has closed
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:Error (reading|writing) persistent compilation cache")  # JAX warns and compiles
 def test_a_full_disk_and_a_read_only_place_end_in_one_line(tmp_path, installed, capsys):
     (tmp_path / "occupied").write_text("mine")
