@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("report"), metavar="DIR", help="where to write (default: report)"
     )
-    parser.add_argument("--quick", action="store_true", help="small runs, under 90 seconds")
+    parser.add_argument("--quick", action="store_true", help="small runs, a few minutes")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="seed of every random draw, N >= 0 (default: 0)"
     )
