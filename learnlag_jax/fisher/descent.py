@@ -98,7 +98,7 @@ def fisher_descent(
         ...     updates, state = optimiser.update(q, state, q)
         ...     q = optax.apply_updates(q, updates)
         >>> [round(float(x), 2) for x in q]
-        [0.7, -0.7]
+        [0.64, -0.64]
 
     Reference: MATH.md 7.
     """
