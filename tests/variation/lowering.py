@@ -54,8 +54,11 @@ CASES = {
     "field_euler_lagrange": (hall.field_euler_lagrange(_density)(lambda x: jnp.sin(x[0]) * x[1]), (Q,)),
     "first_variation": (lambda t: hall.first_variation(_pendulums, _path, _path, jnp.float32(0), t), (T,)),
     "first_step": (lambda a, b: hall.first_step(_step("midpoint"), a, b), (Q, V)),
-    "freidlin_wentzell": (hall.freidlin_wentzell(lambda t, q: -q, lambda t, q: jnp.eye(2) + q[0] ** 2), (T, Q, V)),
-    "geodesic_lagrangian": (hall.geodesic_lagrangian(lambda q: jnp.eye(2) * q[0] ** 2), (T, Q, V)),
+    "freidlin_wentzell": (
+        hall.freidlin_wentzell(lambda t, q: -q, lambda t, q: jnp.eye(2, dtype=q.dtype) + q[0] ** 2),
+        (T, Q, V),
+    ),
+    "geodesic_lagrangian": (hall.geodesic_lagrangian(lambda q: jnp.eye(2, dtype=q.dtype) * q[0] ** 2), (T, Q, V)),
     "hamilton_equations": (hall.hamilton_equations(_energy), (T, Q, V)),
     "hamiltonian": (hall.hamiltonian(_pendulums), (T, Q, V)),
     "holonomic": (hall.holonomic(lambda t, q: jnp.sum(q**2)), (T, Q, V)),
