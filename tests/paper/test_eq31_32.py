@@ -27,9 +27,14 @@ def test_eq_31_rmsprop_is_the_diagonal_member_without_momentum(float64):
 
 
 def test_eq_32_adam_is_the_diagonal_member_with_momentum(float64):
-    ours, theirs = run_of(fisher_descent(1e-2, "diagonal", b2=0.999, weight_decay=0.0)), run_of(optax.adam(1e-2))
+    diagonal = lambda b2, **options: fisher_descent(
+        1e-2, "diagonal", b2=b2, weight_decay=0.0, options=FisherOptions(**options)
+    )
+    ours, theirs = run_of(diagonal(0.999)), run_of(optax.adam(1e-2))
     assert_close(ours.positions, theirs.positions, ulps=64, scale=1.0)
-    other = run_of(fisher_descent(1e-2, "diagonal", b2=0.99, weight_decay=0.0))
+    ahead = run_of(diagonal(0.999, nesterov=True))
+    assert_close(ahead.positions, run_of(optax.nadam(1e-2)).positions, ulps=64, scale=1.0)
+    other = run_of(diagonal(0.99))
     assert float(jnp.max(jnp.abs(other.positions - theirs.positions))) > 1e-3
 
 
