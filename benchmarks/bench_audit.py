@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from harness import Contender, Row, compare, options, save
 
-from learnlag_jax.experiments import live, workloads
+from learnlag_jax.experiments.comparison import workloads
+from learnlag_jax.experiments.runs import live
 
 STEPS = 10
 

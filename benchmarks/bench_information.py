@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import information
-from learnlag_jax.experiments import models, smollm2
+from learnlag_jax.experiments.language import models, smollm2
 from learnlag_jax.information import chunked_surprisal, surprisal
 
 

@@ -30,8 +30,9 @@ import optax
 from harness import Contender, compare, machine
 
 from learnlag_jax import fisher, trees
-from learnlag_jax.experiments import data, workloads
-from learnlag_jax.experiments.program import Task
+from learnlag_jax.experiments import data
+from learnlag_jax.experiments.comparison import workloads
+from learnlag_jax.experiments.runs.program import Task
 
 RESULTS = Path(__file__).parent / "results"
 LOG, CLOCK = RESULTS / "bench_optimisers.jsonl", RESULTS / "bench_optimisers_clock.json"

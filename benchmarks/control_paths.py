@@ -14,7 +14,7 @@ from harness import Contender, Row, compare
 
 from learnlag_jax import control
 from learnlag_jax.control.model import affine
-from learnlag_jax.experiments.control_plants import swing_up
+from learnlag_jax.experiments.chapters.control_plants import swing_up
 
 
 def lq_arrays(d: int, m: int, n: int):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax
 
 from learnlag_jax import checks
-from learnlag_jax.experiments.run import Interrupted
+from learnlag_jax.experiments.runs.run import Interrupted
 
 COMMANDS = {
     "report": "derive and verify the paper's equations on real data, and write the report",
@@ -68,7 +68,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _module(command: str):
-    return importlib.import_module(f"learnlag_jax.experiments.{command}")
+    return importlib.import_module(f"learnlag_jax.experiments.commands.{command}")
 
 
 def run(words: Sequence[str]) -> int:

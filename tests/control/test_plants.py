@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax.control import costates, minimise, rollout, solve, solve_constrained, stationarity
-from learnlag_jax.experiments.control_plants import acrobot, car, cart_pole, held, quadrotor, swing_up
+from learnlag_jax.experiments.chapters.control_plants import acrobot, car, cart_pole, held, quadrotor, swing_up
 
 
 def energy(rate, s):

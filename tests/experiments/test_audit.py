@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from learnlag_jax import fisher
-from learnlag_jax.experiments import cli, recorded
+from learnlag_jax.experiments import cli
+from learnlag_jax.experiments.runs import recorded
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from learnlag_jax import CheckpointError
 from learnlag_jax.checks import RunDirError
-from learnlag_jax.experiments import checkpoint, rundir
+from learnlag_jax.experiments.runs import checkpoint, rundir
 
 IDENTITY = {"trial": "t", "data": "d"}
 

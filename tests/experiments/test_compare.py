@@ -21,19 +21,11 @@ import optax
 import pytest
 
 from learnlag_jax import checks
-from learnlag_jax.experiments import (
-    cli,
-    compare,
-    compiled,
-    figures,
-    kept,
-    program,
-    standings,
-    standings_figures,
-    trials,
-    workloads,
-)
+from learnlag_jax.experiments import cli, figures
 from learnlag_jax.experiments.claims import Dataset
+from learnlag_jax.experiments.commands import compare
+from learnlag_jax.experiments.comparison import kept, standings, standings_figures, trials, workloads
+from learnlag_jax.experiments.runs import compiled, program
 from tests.experiments import tiny
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from learnlag_jax.checks import ConfigError
-from learnlag_jax.experiments import cli, config, optimisers, trials
+from learnlag_jax.experiments import cli
+from learnlag_jax.experiments.comparison import config, optimisers, trials
 
 GOOD = """[run]
 steps = 400

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import design
+from learnlag_jax.experiments.commands import design
 
 
 def _table(path, rows, header=("dose", "age", "ward")):

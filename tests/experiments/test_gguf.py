@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import gguf
+from learnlag_jax.experiments.language import gguf
 
 
 def _string(text: str) -> bytes:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import kinematics, readings, scoring
+from learnlag_jax.experiments.commands import kinematics
+from learnlag_jax.experiments.language import readings, scoring
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from learnlag_jax.experiments import label_results, label_study, label_tasks
+from learnlag_jax.experiments.chapters import label_results, label_study, label_tasks
 
 
 @pytest.fixture(autouse=True)

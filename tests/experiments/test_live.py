@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from learnlag_jax import InputError, fisher
-from learnlag_jax.experiments.live import audited, find, watch_stationarity
+from learnlag_jax.experiments.runs.live import audited, find, watch_stationarity
 
 DATA = np.random.default_rng(0).normal(size=(60, 16, 24)).astype(np.float32)
 TERMS = ("residual", "unexplained", "drift", "correction")

@@ -8,7 +8,8 @@ import optax
 import pytest
 
 from learnlag_jax import InputError
-from learnlag_jax.experiments import data, models
+from learnlag_jax.experiments import data
+from learnlag_jax.experiments.language import models
 from learnlag_jax.information import surprisal
 
 TEXT = [b"the cat sat on the mat. the dog sat on the cat. " * 8, b"a quick brown fox jumps over the lazy dog " * 8]

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from learnlag_jax.checks import ConfigError
-from learnlag_jax.experiments import cli, processes
+from learnlag_jax.experiments import cli
+from learnlag_jax.experiments.runs import processes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """[run]

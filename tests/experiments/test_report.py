@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError, SolveError
-from learnlag_jax.experiments import cli, report
+from learnlag_jax.experiments import cli
 from learnlag_jax.experiments.claims import Chapter, Claim, Dataset, Figure, Settings, Table
+from learnlag_jax.experiments.commands import report
 
 GOOD = Claim("eq. 0", "zero is zero", 0.0, 1e-12, "64 eps(float64)", "one is zero", 1.0)
 
@@ -36,7 +37,7 @@ def stand_in(monkeypatch):
     def install(make):
         module = type(sys)("stand_in")
         module.chapter = make
-        monkeypatch.setitem(sys.modules, "learnlag_jax.experiments.duality", module)
+        monkeypatch.setitem(sys.modules, "learnlag_jax.experiments.chapters.duality", module)
 
     return install
 

@@ -19,7 +19,7 @@ import pytest
 
 from learnlag_jax import InputError, SolveError
 from learnlag_jax.checks import RunDirError
-from learnlag_jax.experiments import checkpoint, program, run
+from learnlag_jax.experiments.runs import checkpoint, program, run
 from tests.experiments import tiny
 
 ROOT = Path(__file__).parents[2]

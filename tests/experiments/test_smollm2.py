@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError, information
-from learnlag_jax.experiments import data, models, pretrained, scoring, smollm2
+from learnlag_jax.experiments import data
+from learnlag_jax.experiments.language import models, pretrained, scoring, smollm2
 
 
 @pytest.fixture(autouse=True)

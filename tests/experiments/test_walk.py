@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from learnlag_jax.experiments import report
+from learnlag_jax.experiments.commands import report
 
 
 def _equations(tag: str) -> set[int]:

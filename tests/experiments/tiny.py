@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learnlag_jax.experiments import program as programs
-from learnlag_jax.experiments import run, rundir
+from learnlag_jax.experiments.runs import program as programs
+from learnlag_jax.experiments.runs import run, rundir
 
 X = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
 Y = np.tanh(X @ np.arange(5, dtype=np.float32)) + 0.1 * X[:, 0]

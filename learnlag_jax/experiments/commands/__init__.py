@@ -1,0 +1,1 @@
+"""The commands of `learnlag`: each adds its arguments and returns its exit code."""

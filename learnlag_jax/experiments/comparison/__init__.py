@@ -1,0 +1,1 @@
+"""What `learnlag compare` is made of: configuration, trials, standings."""

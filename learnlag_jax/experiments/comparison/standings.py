@@ -1,0 +1,189 @@
+"""What trials say: times to targets with intervals, scores, speeds and memory, as tables of text and numbers.
+
+    T(target) = the first evaluated step with error <= target; a trial that never gets there stays in as a lower bound
+
+Medians, means and intervals are those of `fermat.learning_time_summary`, scores of `fermat.performance_profile`. Steps decide,
+for they are the same on every machine; seconds stand in a table of their own. Comes from: `trials`. Goes to: `compare`.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from learnlag_jax import fermat
+from learnlag_jax.experiments.claims import Table
+from learnlag_jax.experiments.comparison.kept import Result
+
+R_MAX = 4.0
+
+
+class Entry(NamedTuple):
+    """One optimiser on one workload: the trials at its chosen point, one a seed."""
+
+    workload: str
+    optimiser: str
+    point: str
+    targets: tuple[float, ...]
+    results: tuple[Result, ...]
+
+
+class Standing(NamedTuple):
+    """An entry's times to one target; `None` in `ratio` for the first optimiser of the configuration."""
+
+    entry: Entry
+    target: float
+    times: tuple[float, ...]
+    seconds: tuple[float, ...]
+    summary: fermat.Summary
+    ratio: fermat.Ratio | None
+
+
+def first_crossing(result: Result, target: float, clock: Sequence[float]) -> float:
+    """The entry of `clock` at the first evaluation at or below the target; infinite if there is none."""
+    return next((float(t) for t, e in zip(clock, result.errors, strict=True) if e <= target), math.inf)
+
+
+def stand(entries: Sequence[Entry], budget: int) -> list[Standing]:
+    """Every entry at every target; `budget` in steps."""
+    found: list[Standing] = []
+    with jax.enable_x64(True):
+        for entry in entries:
+            reference = next(e for e in entries if e.workload == entry.workload)
+            for target in entry.targets:
+                times, others = (_times(e, target) for e in (entry, reference))
+                summary = fermat.learning_time_summary(*_arrays(times), float(budget))
+                apart = entry is not reference and len(times) == len(others)
+                ratio = fermat.learning_time_ratio(*_arrays(times), *_arrays(others), float(budget)) if apart else None
+                seconds = tuple(first_crossing(r, target, r.seconds) for r in entry.results)
+                found.append(Standing(entry, target, times, seconds, jax.tree.map(np.asarray, summary), ratio))
+    return found
+
+
+def _times(entry: Entry, target: float) -> tuple[float, ...]:
+    """Steps, at least 1: a target below which a run starts is reached at once."""
+    return tuple(max(1.0, first_crossing(r, target, r.at)) for r in entry.results)
+
+
+def _arrays(times: Sequence[float]):
+    return jnp.asarray(times, jnp.float64), jnp.isfinite(jnp.asarray(times, jnp.float64))
+
+
+class Profile(NamedTuple):
+    """Scores of optimisers over all (workload, target) pairs, and how far each is behind the best of a pair."""
+
+    optimisers: tuple[str, ...]
+    score: np.ndarray
+    ratio: np.ndarray
+
+
+def profile(standings: Sequence[Standing]) -> Profile:
+    """Performance profiles of the median times."""
+    names = tuple(dict.fromkeys(s.entry.optimiser for s in standings))
+    pairs = list(dict.fromkeys((s.entry.workload, s.target) for s in standings))
+    times = np.full((len(names), len(pairs)), np.inf)
+    for s in standings:
+        times[names.index(s.entry.optimiser), pairs.index((s.entry.workload, s.target))] = s.summary.median
+    with jax.enable_x64(True):
+        found = fermat.performance_profile(jnp.asarray(times), R_MAX)
+    return Profile(names, np.asarray(found.score), np.asarray(found.ratio))
+
+
+# Tables.
+
+
+def tables(
+    standings: Sequence[Standing], entries: Sequence[Entry], tuned: Sequence[Result], budget: int
+) -> list[Table]:
+    """Everything a reader compares, in the order of reading."""
+    scores = profile(standings)
+    rows = tuple(sorted(zip(scores.optimisers, map(float, scores.score), strict=True), key=lambda row: -row[1]))
+    score = Table("Score: area under the performance profile, 1 is best everywhere", ("optimiser", "score"), rows)
+    found = [times_table(standings, budget), score, _errors(entries), _speeds(standings, entries)]
+    audits = [r for e in entries for r in e.results if r.audit]
+    return found + ([_stationarity(entries)] if audits else []) + ([_tuning(tuned)] if tuned else [])
+
+
+def times_table(standings: Sequence[Standing], budget: int) -> Table:
+    """Times in steps: the same on every machine of a kind, killed or not."""
+
+    def row(s: Standing):
+        ratio = f"{float(s.ratio.value):.3g} [{_span(s.ratio.interval)}]" if s.ratio else "reference"
+        mean = f"{float(s.summary.restricted_mean):.5g} [{_span(s.summary.restricted_mean_interval)}]"
+        count = f"{sum(map(math.isfinite, s.times))} of {len(s.times)}"
+        median = f"{_steps(s.summary.median)} [{_span(s.summary.median_interval)}]"
+        return s.entry.workload, f"{s.target:g}", s.entry.optimiser, s.entry.point, count, median, mean, ratio
+
+    caption = (
+        f"Steps to target: median and mean of min(T, {budget}) over seeds, 95 % bootstrap intervals. Ratio: of the means to the "
+        "first optimiser, seed by seed; below 1 is faster"
+    )
+    header = ("workload", "target", "optimiser", "point", "reached", "median", "mean", "ratio")
+    return Table(caption, header, tuple(row(s) for s in standings))
+
+
+def _steps(x) -> str:
+    return "not reached" if not math.isfinite(x) else f"{float(x):.5g}"
+
+
+def _span(ends) -> str:
+    return " to ".join("more" if not math.isfinite(x) else f"{float(x):.4g}" for x in ends)
+
+
+def _errors(entries: Sequence[Entry]) -> Table:
+    def row(e: Entry):
+        last = [r.errors[-1] for r in e.results]
+        diverged = sum(r.status == "diverged" for r in e.results)
+        middle = statistics.median(last) if all(map(math.isfinite, last)) else math.nan
+        skipped = sum(r.skipped for r in e.results)
+        return e.workload, e.optimiser, len(last), middle, min(last), max(last), skipped, diverged
+
+    header = ("workload", "optimiser", "seeds", "median", "least", "most", "skipped steps", "diverged")
+    return Table("Error after the last step, over seeds", header, tuple(row(e) for e in entries))
+
+
+def _speeds(standings: Sequence[Standing], entries: Sequence[Entry]) -> Table:
+    def row(e: Entry):
+        speed = statistics.median(len(r.losses) / r.spent if r.spent else math.nan for r in e.results)
+        hardest = next((s for s in standings if s.entry is e and s.target == min(e.targets)), None)
+        seconds = statistics.median(hardest.seconds) if hardest else math.nan
+        r = e.results[0]
+        told = f"{seconds:.3g}" if math.isfinite(seconds) else "not reached"
+        return e.workload, e.optimiser, speed, told, r.state_bytes, r.parameters
+
+    header = (
+        "workload",
+        "optimiser",
+        "steps per second",
+        "seconds to the hardest target",
+        "state (bytes)",
+        "parameters",
+    )
+    caption = "Speed and memory on this machine: medians over seeds, without compiling and evaluating"
+    return Table(caption, header, tuple(row(e) for e in entries))
+
+
+def _stationarity(entries: Sequence[Entry]) -> Table:
+    terms = ("relative", "unexplained", "drift", "correction", "learning_rate")
+
+    def row(e: Entry):
+        found = [r.audit for r in e.results if r.audit]
+        return (
+            e.workload,
+            e.optimiser,
+            *(statistics.median(a[term] for a in found) if found else math.nan for term in terms),
+        )
+
+    caption = "Stationarity under the learning Lagrangian with the diagonal metric, RMS over the impulse; 0 is a stationary path"
+    header = ("workload", "optimiser", "residual", "unexplained", "drift", "correction", "fitted rate")
+    return Table(caption, header, tuple(row(e) for e in entries))
+
+
+def _tuning(tuned: Sequence[Result]) -> Table:
+    rows = tuple((r.workload, r.optimiser, r.point, r.errors[-1], r.status) for r in tuned)
+    header = ("workload", "optimiser", "point", "last error", "status")
+    return Table(f"The grids, on seed {tuned[0].seed}", header, rows)
