@@ -1,11 +1,16 @@
 """Strict numerics for every test: both precisions, strict promotion, rank promotion an error, typed keys,
 eight fake CPU devices. `JAX_ENABLE_X64=0 python -m pytest` runs the float32 half as a user without x64 would.
+
+Most of a test is compilation of a program that runs for a millisecond, so LLVM's optimisation is off: half the time. The
+commands that tests start as processes of their own, and whoever sets XLA_FLAGS, run optimised code; so does all of `-m slow`.
 """
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
+FLAGS = os.environ.get("XLA_FLAGS", QUICK_TO_COMPILE)
+os.environ["XLA_FLAGS"] = FLAGS + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis

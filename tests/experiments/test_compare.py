@@ -401,15 +401,7 @@ def test_three_optimisers_on_every_workload(tmp_path, name, monkeypatch):
 
 
 def test_fashion_mnist_is_read_from_a_path_or_refused(tmp_path):
-    import gzip
-    import struct
-
-    draw = np.random.default_rng(0)
-    for part, n in (("train", 30), ("t10k", 20)):
-        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
-            x = draw.integers(0, 10, shape).astype(np.uint8)
-            head = struct.pack(">BBBB" + "I" * len(shape), 0, 0, 8, len(shape), *shape)
-            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + x.tobytes()))
+    tiny.write_pictures(tmp_path)
     made = workloads.fashion_mnist(8, path=str(tmp_path))
     x, y = made.task.batch(0, 0)
     assert (x.shape, y.shape) == ((8, 784), (8,))

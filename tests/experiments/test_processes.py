@@ -16,6 +16,7 @@ import pytest
 from learnlag_jax.checks import ConfigError
 from learnlag_jax.experiments import cli
 from learnlag_jax.experiments.runs import processes
+from tests.experiments import tiny
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """[run]
@@ -48,7 +49,7 @@ def _port():
         return probe.getsockname()[1]
 
 
-def _start(config, out, devices, *more):
+def _start(config, out, devices, *more, where=None):
     words = [sys.executable, "-m", "learnlag_jax", "compare", str(config), "--out", str(out), *more]
     environment = os.environ | {
         "XLA_FLAGS": "",
@@ -57,12 +58,29 @@ def _start(config, out, devices, *more):
         "PYTHONPATH": str(ROOT),
     }
     environment |= {"XDG_CACHE_HOME": str(out.parent / "cache")}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    return subprocess.Popen(words, env=environment, cwd=where, text=True, **pipes)
 
 
-def _pair(configs, out, *more):
-    where = ["--processes", "2", "--coordinator", f"127.0.0.1:{_port()}", *more]
-    return [_start(config, out, 2, *where, "--process", str(i)) for i, config in enumerate(configs)]
+def _pair(configs, out, *more, places=(None, None)):
+    address = ["--processes", "2", "--coordinator", f"127.0.0.1:{_port()}", *more]
+    return [
+        _start(config, out, 2, *address, "--process", str(i), where=place)
+        for i, (config, place) in enumerate(zip(configs, places, strict=True))
+    ]
+
+
+def _until_saved(pair, out):
+    end = time.monotonic() + 200
+    while not list(out.glob("trials/*/checkpoints/0*")):
+        assert time.monotonic() < end
+        assert all(process.poll() is None for process in pair), _ends(pair)
+        time.sleep(0.02)
+
+
+def _worker(process):
+    [worker] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(worker)
 
 
 def _ends(pair, seconds=240):
@@ -109,13 +127,9 @@ def test_a_lost_peer_ends_every_process(tmp_path, number, victim):
     config = tmp_path / "long.toml"
     config.write_text(LONG)
     pair = _pair([config, config], tmp_path / "out", "--limit", "12")
-    end = time.monotonic() + 200
-    while not list((tmp_path / "out").glob("trials/*/checkpoints/0*")):
-        assert time.monotonic() < end
-        assert all(process.poll() is None for process in pair), _ends(pair)
-        time.sleep(0.05)
-    [worker] = Path(f"/proc/{pair[victim].pid}/task/{pair[victim].pid}/children").read_text().split()
-    os.kill(int(worker), number)
+    _until_saved(pair, tmp_path / "out")
+    worker = _worker(pair[victim])
+    os.kill(worker, number)
     lost = time.monotonic()
     codes, said = _ends(pair, 60)
     took = time.monotonic() - lost
@@ -133,10 +147,7 @@ def test_a_signal_to_one_process_saves_on_all(tmp_path):
     config = tmp_path / "long.toml"
     config.write_text(LONG)
     pair = _pair([config, config], tmp_path / "out")
-    end = time.monotonic() + 200
-    while not list((tmp_path / "out").glob("trials/*/checkpoints/0*")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    _until_saved(pair, tmp_path / "out")
     pair[1].send_signal(signal.SIGTERM)
     codes, said = _ends(pair, 60)
     assert codes == [75, 75], said
@@ -151,6 +162,42 @@ def test_unlike_configurations_are_refused_on_every_process(tmp_path):
     assert codes == [2, 2], said
     for lines in said:
         assert "the configuration: got another on process 1 than on process 0" in lines[-1]
+
+
+def test_unlike_data_is_refused_on_every_process(tmp_path):
+    """The same configuration, but each process finds other pictures at the same relative path."""
+    config = tmp_path / "c.toml"
+    text = CONFIG.replace("SHARD", "batch").replace('name = "digits"', 'name = "fashion-mnist"\npath = "pictures"')
+    config.write_text(text)
+    places = [tmp_path / "first", tmp_path / "second"]
+    for seed, place in enumerate(places):
+        (place / "pictures").mkdir(parents=True)
+        tiny.write_pictures(place / "pictures", seed)
+    codes, said = _ends(_pair([config, config], tmp_path / "out", places=places))
+    assert codes == [2, 2], said
+    for lines in said:
+        assert "the data of workload fashion-mnist: got another on process 1 than on process 0" in lines[-1]
+    assert not list((tmp_path / "out").glob("trials/*"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_processes_goes_on_and_ends_the_same(tmp_path):
+    config = tmp_path / "c.toml"
+    longer = CONFIG.replace("steps = 16", "steps = 400").replace("evaluate = 4", "evaluate = 40")
+    config.write_text(longer.replace("SHARD", "parameters"))
+    pair = _pair([config, config], tmp_path / "killed")
+    _until_saved(pair, tmp_path / "killed")
+    for process in [*map(_worker, pair), *(process.pid for process in pair)]:
+        os.kill(process, signal.SIGKILL)
+    assert _ends(pair)[0] == [-signal.SIGKILL] * 2
+    assert not (tmp_path / "killed" / "results.json").exists()
+    for out in ("killed", "undisturbed"):
+        codes, said = _ends(_pair([config, config], tmp_path / out))
+        assert codes == [0, 0], said
+    for again, whole in zip(_losses(tmp_path / "killed"), _losses(tmp_path / "undisturbed"), strict=True):
+        np.testing.assert_array_equal(again, whole)
+    tables = [(tmp_path / out / "times.md").read_bytes() for out in ("killed", "undisturbed")]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """A run of a second: a tanh regression with Adam. As a script it is a nursery: it imports once and forks a fresh process for
 every line `DIRECTORY` on standard input, so that a test can kill many runs without paying for many imports."""
 
+import gzip
 import os
+import struct
 import sys
 from pathlib import Path
 
@@ -69,6 +71,16 @@ def same_bits(a, b):
 def _words(x):
     x = jax.random.key_data(x) if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
     return np.atleast_1d(np.asarray(x))
+
+
+def write_pictures(directory, seed=0):
+    """Random pictures in the files of Fashion-MNIST: 30 to train on, 20 held out."""
+    draw = np.random.default_rng(seed)
+    for part, n in (("train", 30), ("t10k", 20)):
+        for kind, shape in (("images-idx3", (n, 28, 28)), ("labels-idx1", (n,))):
+            x = draw.integers(0, 10, shape).astype(np.uint8)
+            head = struct.pack(">BBBB" + "I" * len(shape), 0, 0, 8, len(shape), *shape)
+            (directory / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + x.tobytes()))
 
 
 def _child(directory):
