@@ -2,7 +2,8 @@
 eight fake CPU devices. `JAX_ENABLE_X64=0 python -m pytest` runs the float32 half as a user without x64 would.
 
 Most of a test is compilation of a program that runs for a millisecond, so LLVM's optimisation is off: half the time. The
-commands that tests start as processes of their own, and whoever sets XLA_FLAGS, run optimised code; so does all of `-m slow`.
+commands that tests start as processes of their own run optimised code, and so does whoever sets XLA_FLAGS, to nothing too:
+`XLA_FLAGS= python -m pytest -m slow`.
 """
 
 import os
