@@ -20,14 +20,26 @@ def _program(kind, F, C):
         "D": lambda: -cp.log_det(M) / p,
         "E": lambda: -cp.lambda_min(M),
         "I": lambda: sum(cp.matrix_frac(column, M) for column in root.T),
+        "c": lambda: cp.matrix_frac(np.diagonal(C), M),
     }[kind]()
     value = cp.Problem(cp.Minimize(loss), [cp.sum(w) == 1]).solve(solver="CLARABEL")
     return {"D": np.exp(value), "E": -1 / value}.get(kind, value)
 
 
+def test_extrapolation_against_a_semidefinite_program(float64):
+    """c: the variance of a parabola's prediction at x = 2. On a general pool the optimum leaves a parameter unknown and is refused."""
+    x, c = np.linspace(-1, 1, 25), np.array([1.0, 2.0, 4.0])
+    F = np.vander(x, 3, increasing=True)
+    best = _program("c", F, np.diag(c))
+    design = optimal_weights(jnp.asarray(F), criterion("c", jnp.asarray(c)))
+    assert float(design.value) == pytest.approx(best, rel=1e-6)
+    assert best == pytest.approx(49.0, rel=1e-6)  # Chebyshev: T_2(2)^2 = 7^2
+    assert int(design.status) == 0
+    assert float(criterion("c", jnp.asarray(c))(information_matrix(jnp.asarray(F)) / 25)) > best * 1.1
+
+
 @pytest.mark.parametrize("kind", ["A", "D", "E", "I"])
 def test_against_semidefinite_programs(kind, float64):
-    # c is not among them: on a general pool its optimum leaves a parameter unknown, and is refused (test_approximate)
     rng = np.random.default_rng(4)
     F = rng.normal(size=(25, 3))
     C = np.diag([1.0, 2.0, 5.0])

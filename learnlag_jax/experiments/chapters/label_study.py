@@ -3,7 +3,7 @@
     python -m learnlag_jax.experiments.chapters.label_study [--splits N] [--out FILE.npz]
 
 measures every strategy on the same splits (some minutes on two quiet cores) and writes `measured/labels.npz`; the report reads it. The threshold of a
-task is set before looking at any design: the error with all labels, and a fifth of the way back up to random's first error.
+task is a rule that no design's curve enters: the error with all labels, and a fifth of the way back up to random's first error.
 """
 
 import argparse
