@@ -108,7 +108,7 @@ def floating(tree: PyTree, argument: str, *, allow_complex: bool = False) -> Non
             where,
             describe(leaf),
             "a real floating-point array",
-            "convert with .astype(float)",
+            "pass floats, for example jnp.asarray(x, float)",
             DTypeError,
         )
 
@@ -137,6 +137,13 @@ def same_structure(x: PyTree, y: PyTree, argument: str, other: str) -> None:
             f"{describe(b)}, as in {other}",
             "pass matching shapes",
         )
+
+
+def same_dtypes(x: PyTree, y: PyTree, argument: str, other: str) -> None:
+    """Leaves of both trees, of one structure, must have the same dtypes."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(y), strict=True):
+        where, like = argument + jax.tree_util.keystr(path), f"{jnp.result_type(b)}, as in {other}"
+        require(jnp.result_type(a) == jnp.result_type(b), where, describe(a), like, "cast one of them", DTypeError)
 
 
 def scalar_function(f, name: str):

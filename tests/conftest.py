@@ -9,9 +9,8 @@ commands that tests start as processes of their own run optimised code, and so d
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
-FLAGS = os.environ.get("XLA_FLAGS", QUICK_TO_COMPILE)
-os.environ["XLA_FLAGS"] = FLAGS + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import hypothesis

@@ -17,8 +17,9 @@ from jax import lax
 
 from learnlag_jax import checks, trees
 from learnlag_jax.control.path import total_reward
-from learnlag_jax.control.problem import Problem, at, counter, horizon
+from learnlag_jax.control.problem import Problem, at, counter, horizon, meant
 from learnlag_jax.control.trajectory import Trajectory, solve
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 FIRST_PENALTY, LAST_PENALTY, GROWTH = 10.0, 1e6, 10.0
@@ -117,7 +118,9 @@ def solve_constrained(
     s0 = jax.tree.map(jnp.asarray, s0)
     dtype = jnp.result_type(jax.tree.leaves(s0)[0])
     within: float = tol or float(jnp.finfo(dtype).eps) ** 0.5
-    limits = _Limits(problem, terminal or _nothing, path or _nothing_on_the_way, within, max_steps)
+    now = s0, at(actions0, 0), jnp.int32(0), theta
+    g, c = by_meaning(terminal or _nothing, s0, theta), by_meaning(path or _nothing_on_the_way, *now)
+    limits = _Limits(meant(problem, s0, actions0, theta), g, c, within, max_steps)
     return _multipliers(limits, s0, actions0, theta, lower, upper)
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks, trees
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree
 
 
@@ -50,6 +51,12 @@ class Problem(NamedTuple):
     reward: Callable
     dynamics: Callable
     terminal: Callable = no_terminal_reward
+
+
+def meant(p: Problem, s0: PyTree, actions: PyTree, theta: PyTree) -> Problem:
+    """The problem as a static argument that changes with every number its functions read."""
+    now = s0, at(actions, 0), jnp.int32(0), theta
+    return Problem(by_meaning(p.reward, *now), by_meaning(p.dynamics, *now), by_meaning(p.terminal, s0, theta))
 
 
 def minimise(cost: Callable, dynamics: Callable, terminal_cost: Callable | None = None) -> Problem:

@@ -15,7 +15,7 @@ from learnlag_jax import checks, trees
 from learnlag_jax.control.model import along, free_actions, linear_response, masked, model_at, projected, rolled
 from learnlag_jax.control.newton import Options, newton
 from learnlag_jax.control.path import stationarity
-from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, path_length
+from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, meant, path_length
 from learnlag_jax.control.riccati import sweep
 from learnlag_jax.vocabulary import Array, PyTree, Status
 
@@ -111,7 +111,7 @@ def solve(
     checks.require(same, "actions0", checks.describe(action), like, "cast states and actions alike", checks.DTypeError)
     eps = float(jnp.finfo(leaf.dtype).eps)
     options = Options(eps ** (2 / 3) if tol is None else tol, max_steps)
-    return _solve(problem, options, s0, actions0, states0, low, high, theta)
+    return _solve(meant(problem, s0, actions0, theta), options, s0, actions0, states0, low, high, theta)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

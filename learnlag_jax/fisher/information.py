@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher import operators
-from learnlag_jax.fisher.scores import group_scores, weighted, wide_dtype
+from learnlag_jax.fisher.scores import group_scores, meant, weighted, wide_dtype
 from learnlag_jax.vocabulary import Array, PyTree
 
 STRUCTURES = ("full", "diagonal", "kronecker", "matrix_free")
@@ -74,6 +74,7 @@ def fisher_information(
         structure in STRUCTURES, "structure", repr(structure), "one of " + ", ".join(STRUCTURES), "choose one"
     )
     data = {"outcomes": outcomes, "sample": sample, "batch_size": batch_size}
+    log_prob = meant(log_prob, params, batch)
     return _fisher_information(log_prob, params, batch, estimator, structure, krylov, **data, key=key, damping=damping)
 
 

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree
+
+
+def meant(log_prob: Callable, params: PyTree, batch: PyTree) -> Callable:
+    """The log-likelihood as a static argument that changes with every number it reads."""
+    example = lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+    return by_meaning(log_prob, params, jax.tree.map(example, batch))
 
 
 def wide_dtype(x) -> jnp.dtype:

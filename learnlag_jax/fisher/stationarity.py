@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher.information import fisher_information
 from learnlag_jax.fisher.operators import matrix_power
-from learnlag_jax.fisher.scores import example_count, scores
+from learnlag_jax.fisher.scores import example_count, meant, scores
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 
@@ -99,7 +99,9 @@ def stationarity(
     """
     checks.floating(params, "params")
     values = {name: options.pop(name) for name in ("key", "damping") if name in options}
-    return _stationarity(log_prob, estimator, tuple(sorted(options.items())), params, batch, values)
+    return _stationarity(
+        meant(log_prob, params, batch), estimator, tuple(sorted(options.items())), params, batch, values
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks, trees
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.variation import linear, newton
 from learnlag_jax.variation.discrete import discrete_euler_lagrange, discrete_lagrangian
-from learnlag_jax.vocabulary import Array, PyTree
+from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 
 class StationaryPath(NamedTuple):
@@ -29,8 +30,9 @@ class StationaryPath(NamedTuple):
         residual: dS/dq_k at the interior positions, leading axis N - 1.
         status: `Status`.
         steps: Newton steps.
-        index: Morse index, int32: how many independent directions lower the action; 0 means a minimum; -1 on failure.
-        conjugate: the first time at which the path stops being a minimum (a conjugate point), NaN if there is none.
+        index: Morse index, int32: how many independent directions lower the action; 0 means a minimum. -1 on failure, and
+            where d2L/dv2 has a negative direction (Legendre's condition), along which there are infinitely many.
+        conjugate: the first time of the grid at which the path stops being a minimum (a conjugate point), NaN if none.
         times: (N + 1,) the times of the positions.
         action: the discrete action of the path.
 
@@ -82,7 +84,7 @@ def stationary_path(
 
     Raises:
         InputError: fewer than two intervals, t0 >= t1, ends of different shape.
-        Statuses: max_steps, stagnated, nonfinite_function.
+        Statuses: max_steps, stagnated, nonfinite_function, infeasible (t0 >= t1 seen under `jit`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +104,8 @@ def stationary_path(
         checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
     dtype = trees.ravel(q0)[0].dtype
     ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
-    return _stationary_path(L, intervals, rule, stages, guess, max_steps, *ends)
+    seen, begun = by_meaning(L, ends[2], q0, q0), guess and by_meaning(guess, ends[2])
+    return _stationary_path(seen, intervals, rule, stages, begun, max_steps, *ends)
 
 
 @functools.partial(jax.jit, static_argnums=range(6))
@@ -117,22 +120,31 @@ def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t
     start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0])(times))[1:-1]
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(x0, start, x1)))))
     found = newton.root(gradient, start, offset=size, max_steps=max_steps, step=_newton_step, tangent=_tangent)
-    failed = found.status != 0
+    status = first_failure(status_where(~(t0 < t1), Status.infeasible), found.status)
+    failed = status != 0
     pivots = _pivots(gradient, jax.lax.stop_gradient(found.value))
     negative = jnp.sum(pivots < 0, axis=1)
     first = jnp.argmax(negative > 0)
-    conjugate = jnp.where(failed | ~jnp.any(negative > 0), jnp.nan, times[first + 2])
     X = jnp.where(failed, jnp.nan, jnp.concatenate([x0[None], found.value, x1[None]]))
+    countable = ~failed & _convex(shifted, times - t0, X)
     return StationaryPath(
         jax.vmap(fold)(X),
         jax.vmap(fold)(found.residual),
-        found.status,
+        status,
         found.steps,
-        jnp.where(failed, -1, jnp.sum(negative)).astype(jnp.int32),
-        conjugate,
+        jnp.where(countable, jnp.sum(negative), -1).astype(jnp.int32),
+        jnp.where(countable & jnp.any(negative > 0), times[first + 2], jnp.nan),
         times,
         jnp.sum(jax.vmap(Ld)(jnp.arange(intervals, dtype=jnp.int32), X[:-1], X[1:])),
     )
+
+
+def _convex(L: Callable, times: Array, X: Array) -> Array:
+    """Legendre's condition at the middle of every interval: no negative direction of d2L/dv2, to rounding."""
+    x, h = jax.lax.stop_gradient(X), jnp.diff(jax.lax.stop_gradient(times))
+    middle = (times[:-1] + h / 2, (x[:-1] + x[1:]) / 2, jnp.diff(x, axis=0) / h[:, None])
+    least = jnp.linalg.eigvalsh(jax.vmap(jax.hessian(L, 2))(*middle))
+    return ~jnp.any(least < -64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(least), axis=1, keepdims=True))
 
 
 def _steps(x0, interior, x1):

@@ -36,7 +36,7 @@ def discrete_lagrangian(L: Callable, h, *, rule: str = "midpoint", stages: int =
         `Ld(k, q0, q1)` -> scalar, an approximation of the action from k h to (k + 1) h.
 
     Raises:
-        InputError: unknown rule, or fewer than one stage.
+        InputError: unknown rule, fewer than one stage, stages with another rule than "gauss", or a step of length 0.
 
     Example:
         >>> from learnlag_jax.variation import discrete_lagrangian
@@ -48,6 +48,10 @@ def discrete_lagrangian(L: Callable, h, *, rule: str = "midpoint", stages: int =
     """
     checks.require(rule in RULES, "rule", repr(rule), "one of " + ", ".join(RULES), "choose one")
     checks.require(stages >= 1, "stages", stages, "at least 1", "raise it")
+    one = stages == 1 or rule == "gauss"
+    checks.require(one, "stages", f"{stages} with rule {rule!r}", "1, or rule 'gauss'", "pass rule='gauss'")
+    if not checks.is_traced(h):
+        checks.require(np.isfinite(h) and h != 0, "h", h, "a finite step, not 0", "pass the length of a step")
 
     def Ld(k, q0, q1):
         (x0, x1), fold, t, step = _ends(k, q0, q1, h)

@@ -37,7 +37,7 @@ def hamilton_equations(H: Callable) -> Callable:
     slopes = jax.grad(checks.scalar_function(H, "H"), (1, 2))
 
     def flow(t, q, p):
-        force, speed = slopes(*local(t, q, p))
+        force, speed = slopes(*local(t, q, p, names=("q", "p")))
         return speed, trees.scale(-1.0, force)
 
     return flow
@@ -64,7 +64,8 @@ def poisson(f: Callable, g: Callable) -> Callable:
     df, dg = (jax.grad(checks.scalar_function(x, name), (1, 2)) for x, name in ((f, "f"), (g, "g")))
 
     def bracket(t, q, p):
-        (fq, fp), (gq, gp) = df(*local(t, q, p)), dg(*local(t, q, p))
+        here = local(t, q, p, names=("q", "p"))
+        (fq, fp), (gq, gp) = df(*here), dg(*here)
         return trees.dot(fq, gp) - trees.dot(fp, gq)
 
     return bracket
@@ -93,7 +94,7 @@ def canonical_defect(transformation: Callable) -> Callable:
     """
 
     def defect(t, q, p) -> Array:
-        t, q, p = local(t, q, p)
+        t, q, p = local(t, q, p, names=("q", "p"))
         z, fold = trees.ravel((q, p))
         D = jax.jacfwd(lambda z: trees.ravel(transformation(t, *fold(z)))[0])(z)
         n = z.size // 2

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks, trees
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.variation import newton
 from learnlag_jax.variation.discrete import discrete_momenta
 from learnlag_jax.vocabulary import PyTree, Solution
@@ -89,6 +90,15 @@ def first_step(Ld: Callable, q0: PyTree, p0: PyTree, *, force: Callable | None =
     q0, p0 = jax.tree.map(jnp.asarray, (q0, p0))
     checks.floating(q0, "q0")
     checks.same_structure(p0, q0, "p0", "q0")
+    return _first_step(by_meaning(Ld, 0, q0, q0), _meant(force, q0), q0, p0)
+
+
+def _meant(force: Callable | None, q: PyTree) -> Callable | None:
+    return force and by_meaning(force, 0, q, q)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_step(Ld: Callable, force: Callable | None, q0: PyTree, p0: PyTree) -> Solution:
     (x0, fold), (momentum, _) = trees.ravel(q0), trees.ravel(p0)
     leaves = lambda y: trees.ravel(discrete_momenta(Ld, force)(0, q0, fold(y))[0])[0]
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(momentum), initial=0.0))
@@ -128,7 +138,7 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
-    return _integrate(Ld, steps, force, q0, q1)
+    return _integrate(by_meaning(Ld, 0, q0, q1), steps, _meant(force, q0), q0, q1)
 
 
 @functools.partial(jax.jit, static_argnums=range(3))

@@ -22,7 +22,8 @@ def conjugate_point(F: Callable, w: PyTree, start: PyTree | None = None) -> Solu
     """The point where a function has a given slope: x with dF/dx (x) = w.
 
     Args:
-        F: `F(x)` -> scalar, strictly convex where it is used.
+        F: `F(x)` -> scalar, strictly convex where it is used. This is not checked: of a function that is not convex, the answer
+            is one of its points with that slope, the one to which Newton's method comes from `start`.
         w: the slope, a pytree like x.
         start: where the search begins, inside the domain of F; zero if left out.
 
@@ -104,8 +105,8 @@ def hamiltonian(L: Callable, *, start: PyTree | None = None) -> Callable:
     """
 
     def H(t, q, p):
-        t, q, p = local(t, q, p)
-        return legendre(lambda v: L(t, q, v), start=start)(p)
+        t, q, p = local(t, q, p, names=("q", "p"))
+        return legendre(lambda v: checks.scalar_function(L, "L")(t, q, v), start=start)(p)
 
     return H
 
@@ -133,6 +134,6 @@ def lagrangian(H: Callable, *, start: PyTree | None = None) -> Callable:
 
     def L(t, q, v):
         t, q, v = local(t, q, v)
-        return legendre(lambda p: H(t, q, p), start=start)(v)
+        return legendre(lambda p: checks.scalar_function(H, "H")(t, q, p), start=start)(v)
 
     return L

@@ -7,7 +7,7 @@ A path is a function of time with any pytree of real coordinates as its value; t
 Reference: MATH.md section 2; Sussman and Wisdom, Structure and Interpretation of Classical Mechanics, 1.2-1.4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,16 @@ import numpy as np
 from learnlag_jax import checks
 from learnlag_jax.vocabulary import Array, PyTree
 
-_NAMES = ("q", "v", "a")
 
-
-def local(t, *jet: PyTree) -> tuple:
+def local(t, *jet: PyTree, names: Sequence[str] = ("q", "v", "a")) -> tuple:
     """(t, q, v, ...) as arrays: real floating point, every derivative shaped like q; t takes q's dtype if it has none."""
     jet = jax.tree.map(jnp.asarray, jet)
     for k, x in enumerate(jet):
-        name = _NAMES[k] if k < 3 else f"derivative {k} of q"
+        name = names[k] if k < len(names) else f"derivative {k} of q"
         checks.floating(x, name)
         if k:
             checks.same_structure(x, jet[0], name, "q")
+            checks.same_dtypes(x, jet[0], name, "q")
     leaves = jax.tree.leaves(jet[0])
     if isinstance(t, int | float) and leaves:
         t = jnp.asarray(t, leaves[0].dtype)

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 from learnlag_jax import checks, trees
 from learnlag_jax.variation import linear
 from learnlag_jax.variation.path import local
+from learnlag_jax.vocabulary import Array
 
 
-def freidlin_wentzell(drift: Callable, noise: Callable | None = None) -> Callable:
+def freidlin_wentzell(drift: Callable, noise: Callable | Array | None = None) -> Callable:
     """The Lagrangian of rare paths of a diffusion with small noise.
 
         L(t, q, v) = |sigma^-1 (v - b(t, q))|^2 / 2
 
     Args:
         drift: `b(t, q)`, shaped like q; any pytree of real arrays.
-        noise: `sigma(t, q)` -> (n, n) on the coordinates as one vector; the identity if left out.
+        noise: `sigma(t, q)` -> (n, n), or a constant (n, n), on the coordinates as one vector; the identity if left out.
 
     Returns:
         `L(t, q, v)`, zero along the drift; NaN where sigma is singular.
@@ -44,8 +45,8 @@ def freidlin_wentzell(drift: Callable, noise: Callable | None = None) -> Callabl
         checks.same_structure(push, q, "drift(t, q)", "q")
         kick = trees.ravel(trees.subtract(v, push))[0]
         if noise is not None:
-            sigma = noise(t, q)
-            checks.shape(sigma, (kick.size, kick.size), "noise(t, q)")
+            sigma = noise(t, q) if callable(noise) else jnp.asarray(noise, kick.dtype)
+            checks.shape(sigma, (kick.size, kick.size), "noise(t, q)" if callable(noise) else "noise")
             kick = linear.solve(sigma, kick)[0]
         return kick @ kick / 2
 
@@ -72,8 +73,8 @@ def onsager_machlup(drift: Callable, noise=None) -> Callable:
 
     Reference: Onsager and Machlup 1953; Duerr and Bach 1978.
     """
-    fixed = None if noise is None else lambda t, q: jnp.asarray(noise, trees.ravel(q)[0].dtype)
-    rare = freidlin_wentzell(drift, fixed)
+    checks.require(not callable(noise), "noise", "a function", "a constant matrix", "see freidlin_wentzell")
+    rare = freidlin_wentzell(drift, noise)
 
     def L(t, q, v):
         t, q, v = local(t, q, v)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from learnlag_jax import trees
+from learnlag_jax import checks, trees
 from learnlag_jax.variation.discrete import discrete_momenta
 from learnlag_jax.variation.lagrange import energy, momentum
 from learnlag_jax.variation.path import local
@@ -47,10 +47,11 @@ def noether(L: Callable, F: Callable, K: Callable | None = None, *, time: Callab
     def charge(t, q, v):
         t, q, v = local(t, q, v)
         zero, one = jnp.zeros((), t.dtype), jnp.ones((), t.dtype)
-        dq = jax.jvp(lambda s: F(s, t, q), (zero,), (one,))[1]
+        moved, dq = jax.jvp(lambda s: F(s, t, q), (zero,), (one,))
+        checks.same_structure(moved, q, "F(s, t, q)", "q")
         dt = jax.jvp(lambda s: moved_time(s, t, q), (zero,), (one,))[1]
         total = trees.dot(p(t, q, v), dq) - E(t, q, v) * dt
-        return total if K is None else total - K(t, q)
+        return total if K is None else total - checks.scalar_function(K, "K")(t, q)
 
     return charge
 
@@ -81,6 +82,8 @@ def discrete_noether(Ld: Callable, F: Callable) -> Callable:
         q0 = jax.tree.map(jnp.asarray, q0)
         p0 = momenta(k, q0, q1)[0]
         zero = jnp.zeros((), trees.ravel(q0)[0].dtype)
-        return trees.dot(p0, jax.jvp(lambda s: F(s, k, q0), (zero,), (jnp.ones_like(zero),))[1])
+        moved, dq = jax.jvp(lambda s: F(s, k, q0), (zero,), (jnp.ones_like(zero),))
+        checks.same_structure(moved, q0, "F(s, k, q)", "q0")
+        return trees.dot(p0, dq)
 
     return charge
