@@ -281,13 +281,16 @@ def learning_time_ratio(
     budget = jnp.asarray(budget, dtype)
     spent = lambda t, r: jnp.where(jnp.asarray(r, bool), jnp.minimum(jnp.asarray(t, dtype), budget), budget)
     a, b = spent(times, reached), spent(other_times, other_reached)
-    n, key = a.size, jax.random.key(0) if key is None else key
-    picks = jax.random.randint(key, (draws, n), 0, n)
+    key = jax.random.key(0) if key is None else key
+    return _ratio(a, b, key, draws, int((1 - confidence) / 2 * (draws - 1)))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _ratio(a: Array, b: Array, key: Array, draws: int, tail: int) -> Ratio:
+    picks = jax.random.randint(key, (draws, a.size), 0, a.size)
     sample = jnp.sort(jnp.sum(a[picks], 1) / jnp.sum(b[picks], 1))
-    tail = int((1 - confidence) / 2 * (draws - 1))
-    return Ratio(
-        jnp.sum(a) / jnp.sum(b), jnp.stack([sample[tail], sample[-1 - tail]]), jnp.mean((sample < 1).astype(dtype))
-    )
+    interval = jnp.stack([sample[tail], sample[-1 - tail]])
+    return Ratio(jnp.sum(a) / jnp.sum(b), interval, jnp.mean((sample < 1).astype(a.dtype)))
 
 
 def mlperf_time(times) -> Array:

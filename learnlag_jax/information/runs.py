@@ -6,6 +6,7 @@ The loss is smoothed by local quadratics. Comes from: losses recorded once a ste
 Reference: MATH.md sections 1 and 3.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -68,6 +69,11 @@ def loss_motion(losses: Array, *, bandwidth: float = 20.0) -> LossMotion:
     checks.require(len(losses) >= 5, "losses", checks.describe(losses), "at least 5 steps", "record a longer run")
     checks.require(bandwidth >= 1, "bandwidth", bandwidth, "at least 1 step", "smooth over more steps")
     checks.finite(losses, "losses")
+    return _loss_motion(losses, float(bandwidth))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _loss_motion(losses: Array, bandwidth: float) -> LossMotion:
     N, dtype = len(losses), losses.dtype
     reach = min(int(4 * bandwidth), N - 1)
     u = jnp.arange(-reach, reach + 1, dtype=dtype) / jnp.asarray(bandwidth, dtype)

@@ -40,7 +40,7 @@ def outcome(labels: np.ndarray, error: np.ndarray, everything: np.ndarray) -> Ou
     """Learning times of every run: the first purchase after which the test error is at the threshold or below."""
     theta = label_study.threshold(error[0], everything)
     one = lambda e: fermat.time_to_threshold(labels.astype(float), e, theta)
-    runs = jax.vmap(jax.vmap(one))(jnp.asarray(error))
+    runs = jax.jit(jax.vmap(jax.vmap(one)))(jnp.asarray(error))
     return Outcome(labels, error, everything, theta, np.asarray(runs.value), np.asarray(runs.reached))
 
 
