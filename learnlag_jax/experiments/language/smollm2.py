@@ -148,6 +148,7 @@ def attention(q: Array, k: Array, v: Array) -> Array:
     K, group = k.shape[2], H // k.shape[2]
     q = q.reshape(B, T, K, group, D).transpose(0, 2, 3, 1, 4) * D**-0.5
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1)  # the sum of the weights is one more column of the product
     edges = np.linspace(0, T, min(-(-T // QUERIES), 32) + 1).astype(int)
 
     def block(first: int, end: int) -> Array:
@@ -155,7 +156,8 @@ def attention(q: Array, k: Array, v: Array) -> Array:
         at = jnp.tile(jnp.arange(first, end), group)
         scores = jnp.where((at[:, None] >= jnp.arange(end)[None, :])[None, None], scores, -jnp.inf)
         p = jnp.exp(scores - jnp.max(scores, -1, keepdims=True))
-        return ((p @ v[:, :, :end]) / jnp.sum(p, -1, keepdims=True)).reshape(B, K, group, end - first, D)
+        mixed = p @ v[:, :, :end]
+        return (mixed[..., :D] / mixed[..., D:]).reshape(B, K, group, end - first, D)
 
     out = [block(first, end) for first, end in itertools.pairwise(edges.tolist())]
     return jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, H, D)
