@@ -18,7 +18,7 @@ import numpy as np
 from learnlag_jax import checks, trees
 from learnlag_jax.meaning import by_meaning
 from learnlag_jax.variation import linear, newton
-from learnlag_jax.variation.discrete import discrete_euler_lagrange, discrete_lagrangian
+from learnlag_jax.variation.discrete import discrete_euler_lagrange, discrete_lagrangian, inner_directions
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 
@@ -30,8 +30,9 @@ class StationaryPath(NamedTuple):
         residual: dS/dq_k at the interior positions, leading axis N - 1.
         status: `Status`.
         steps: Newton steps.
-        index: Morse index, int32: how many independent directions lower the action; 0 means a minimum. -1 on failure, and
-            where d2L/dv2 has a negative direction (Legendre's condition), along which there are infinitely many.
+        index: Morse index, int32: how many independent directions lower the action; 0 means a minimum. -1 on failure, where
+            d2L/dv2 has a negative direction (Legendre's condition), along which there are infinitely many, and where the
+            elimination meets a pivot that is exactly zero.
         conjugate: the first time of the grid at which the path stops being a minimum (a conjugate point), NaN if none.
         times: (N + 1,) the times of the positions.
         action: the discrete action of the path.
@@ -118,24 +119,34 @@ def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t
     gradient = _interior_gradient(Ld, x0, x1, intervals)
     line = x0[None] + share[:, None] * (x1 - x0)[None]
     start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0])(times))[1:-1]
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(x0, start, x1)))))
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(x0, start, x1))), axis=0))
     found = newton.root(gradient, start, offset=size, max_steps=max_steps, step=_newton_step, tangent=_tangent)
-    status = first_failure(status_where(~(t0 < t1), Status.infeasible), found.status)
+    k, starts, ends = _steps(x0, found.value, x1)
+    action = jnp.sum(jax.vmap(Ld)(k, starts, ends))
+    status = first_failure(
+        status_where(~(t0 < t1), Status.infeasible),
+        found.status,
+        status_where(~jnp.isfinite(action), Status.nonfinite_function),
+    )
     failed = status != 0
     pivots = _pivots(gradient, jax.lax.stop_gradient(found.value))
-    negative = jnp.sum(pivots < 0, axis=1)
-    first = jnp.argmax(negative > 0)
+    clean = jnp.all(jnp.isfinite(pivots) & (pivots != 0))
+    # the direction of a pivot is there at the next node, that inside a step at the end of the step
+    negative = jnp.zeros(intervals + 1, jnp.int32).at[2:].set(jnp.sum(pivots < 0, axis=1, dtype=jnp.int32))
+    if rule == "gauss" and stages > 1:
+        inside = lambda t, x, y: inner_directions(shifted, t, (t1 - t0) / intervals, x, y, stages)
+        negative = negative.at[1:].add(jax.vmap(inside)((times - t0)[:-1], starts, ends))
     X = jnp.where(failed, jnp.nan, jnp.concatenate([x0[None], found.value, x1[None]]))
-    countable = ~failed & _convex(shifted, times - t0, X)
+    countable = ~failed & clean & _convex(shifted, times - t0, X)
     return StationaryPath(
         jax.vmap(fold)(X),
         jax.vmap(fold)(found.residual),
         status,
         found.steps,
-        jnp.where(countable, jnp.sum(negative), -1).astype(jnp.int32),
-        jnp.where(countable & jnp.any(negative > 0), times[first + 2], jnp.nan),
+        jnp.where(countable, jnp.sum(negative, dtype=jnp.int32), -1),
+        jnp.where(countable & jnp.any(negative > 0), times[jnp.argmax(negative > 0)], jnp.nan),
         times,
-        jnp.sum(jax.vmap(Ld)(jnp.arange(intervals, dtype=jnp.int32), X[:-1], X[1:])),
+        jnp.where(failed, jnp.nan, action),
     )
 
 
@@ -205,13 +216,20 @@ def _eliminate(sums: Array, upper: Array, right: Array) -> tuple[Array, Array]:
 
 
 def _newton_step(f: Callable, x: Array):
-    """f(x), Newton's direction by block elimination, the size of the Hessian, and whether it was regular."""
+    """f(x), Newton's direction by block elimination, y -> |Hessian| y, and whether it was regular."""
     r, push = jax.linearize(f, x)
     sums, upper = blocks(push, x.shape, x.dtype)
     direction, _ = _eliminate(sums, upper, -r)
     regular = jnp.all(jnp.isfinite(direction))
-    size = jnp.max(jnp.sum(jnp.abs(sums), axis=2)) + 4 * jnp.max(jnp.sum(jnp.abs(upper), axis=2))
-    return r, jnp.where(regular, direction, newton.away(x, r)), size, regular
+    return r, jnp.where(regular, direction, newton.away(x, r)), functools.partial(_spread, sums, upper), regular
+
+
+def _spread(sums: Array, upper: Array, y: Array) -> Array:
+    """|A| y + |B| y of the next node + |B'| y of the last one, (N - 1, n)."""
+    lower = jnp.concatenate([jnp.zeros_like(upper[:1]), jnp.swapaxes(upper[:-1], 1, 2)])
+    after, before = jnp.roll(y, -1, 0).at[-1].set(0), jnp.roll(y, 1, 0).at[0].set(0)
+    times = lambda M, y: jnp.sum(jnp.abs(M) * y[:, None, :], axis=2)
+    return times(sums - upper - lower, y) + times(upper, after) + times(lower, before)
 
 
 def _tangent(g: Callable, y: Array) -> Array:

@@ -77,7 +77,18 @@ def _ends(k, q0, q1, h):
 
 
 def _galerkin(L: Callable, t, h, x0: Array, x1: Array, stages: int) -> Array:
-    """The action of the best polynomial: interior nodes are chosen to make it stationary, inside `lax.custom_root`."""
+    total, interior = _polynomial(L, t, h, x0, x1, stages)
+    return total(interior)
+
+
+def inner_directions(L: Callable, t, h, x0: Array, x1: Array, stages: int) -> Array:
+    """How many directions of the nodes inside one step lower its action: none unless the step is long."""
+    total, interior = _polynomial(L, t, h, x0, x1, stages)
+    return jnp.sum(jnp.linalg.eigvalsh(jax.hessian(total)(jax.lax.stop_gradient(interior))) < 0, dtype=jnp.int32)
+
+
+def _polynomial(L: Callable, t, h, x0: Array, x1: Array, stages: int) -> tuple[Callable, Array]:
+    """The action of a polynomial by its interior nodes, and those that make it stationary, inside `lax.custom_root`."""
     nodes, weights = np.polynomial.legendre.leggauss(stages)
     c, b = (jnp.asarray(x, x0.dtype) for x in ((nodes + 1) / 2, weights / 2))
     value, slope = (jnp.asarray(x, x0.dtype) for x in _lagrange_basis(stages))
@@ -89,9 +100,10 @@ def _galerkin(L: Callable, t, h, x0: Array, x1: Array, stages: int) -> Array:
 
     knots = jnp.asarray(_knots(stages)[1:-1], x0.dtype)
     straight = (x0[None] + knots[:, None] * (x1 - x0)[None]).ravel()
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.grad(total)(straight)), initial=0.0))
+    slopes = jnp.abs(jax.grad(total)(straight)).reshape(stages - 1, n)
+    size = jax.lax.stop_gradient(jnp.tile(jnp.max(slopes, axis=0), stages - 1))
     found = newton.root(jax.grad(total), straight, offset=size)
-    return total(jnp.where(found.status == 0, found.value, jnp.nan))
+    return total, jnp.where(found.status == 0, found.value, jnp.nan)
 
 
 def _knots(stages: int) -> np.ndarray:
@@ -102,11 +114,18 @@ def _knots(stages: int) -> np.ndarray:
 def _lagrange_basis(stages: int) -> tuple[np.ndarray, np.ndarray]:
     """Values and slopes at the Gauss points of the polynomials that are one at one knot and zero at the others."""
     c = (np.polynomial.legendre.leggauss(stages)[0] + 1) / 2
-    V = np.vander(_knots(stages), increasing=True)
-    powers = np.vander(c, stages + 1, increasing=True)
-    slopes = np.concatenate([np.zeros((stages, 1)), powers[:, :-1] * np.arange(1, stages + 1)], axis=1)
-    inverse = np.linalg.inv(V)
-    return powers @ inverse, slopes @ inverse
+    # barycentric weights of Chebyshev-Lobatto knots, exact at any number of stages (Berrut and Trefethen 2004, 5 and 9)
+    knots, j = _knots(stages), np.arange(stages + 1)
+    weights = (-1.0) ** j * np.where((j == 0) | (j == stages), 0.5, 1.0)
+    gap = c[:, None] - knots[None, :]
+    middle = np.abs(gap) < 1e-14  # an odd number of stages has its middle Gauss point on a knot
+    shares = weights / np.where(middle, 1, gap)
+    hit = middle.any(1, keepdims=True)
+    value = np.where(hit, middle, shares / shares.sum(1, keepdims=True))
+    apart = knots[:, None] - knots[None, :] + np.eye(stages + 1)
+    D = weights[None, :] / weights[:, None] / apart * (1 - np.eye(stages + 1))
+    D = D - np.diag(D.sum(1))  # slopes at the knots; a slope is a polynomial too, so it is interpolated like a value
+    return value, value @ D
 
 
 def discrete_action(Ld: Callable, path: PyTree) -> Array:
@@ -122,7 +141,7 @@ def discrete_action(Ld: Callable, path: PyTree) -> Array:
         The action, a scalar; its gradient at the interior positions is `discrete_euler_lagrange`.
 
     Raises:
-        InputError: fewer than two positions.
+        InputError: fewer than two positions, or leaves of unequal length.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +153,9 @@ def discrete_action(Ld: Callable, path: PyTree) -> Array:
     Reference: MATH.md section 7; Marsden and West 2001, section 1.3.
     """
     path = jax.tree.map(jnp.asarray, path)
-    steps = min((len(x) for x in jax.tree.leaves(path)), default=0) - 1
+    lengths = {len(x) for x in jax.tree.leaves(path)}
+    checks.require(len(lengths) == 1, "path", f"leaves of {sorted(lengths)} positions", "one length", "cut them alike")
+    steps = lengths.pop() - 1
     checks.require(steps >= 1, "path", f"{steps + 1} positions", "at least two", "sample it more often")
     starts, ends = (jax.tree.map(lambda x, s=s: x[s : s + steps], path) for s in (0, 1))
     return jnp.sum(jax.vmap(checks.scalar_function(Ld, "Ld"))(jnp.arange(steps, dtype=jnp.int32), starts, ends))

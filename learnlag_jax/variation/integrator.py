@@ -101,7 +101,7 @@ def _meant(force: Callable | None, q: PyTree) -> Callable | None:
 def _first_step(Ld: Callable, force: Callable | None, q0: PyTree, p0: PyTree) -> Solution:
     (x0, fold), (momentum, _) = trees.ravel(q0), trees.ravel(p0)
     leaves = lambda y: trees.ravel(discrete_momenta(Ld, force)(0, q0, fold(y))[0])[0]
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(momentum), initial=0.0))
+    size = jax.lax.stop_gradient(jnp.abs(momentum))
     found = newton.root(lambda y: momentum - leaves(y), x0, offset=size)
     x1 = jnp.where(found.status == 0, found.value, jnp.nan)
     return Solution(fold(x1), fold(found.residual), found.status, found.steps)
@@ -150,7 +150,7 @@ def _integrate(Ld: Callable, steps: int, force: Callable | None, q0: PyTree, q1:
     def step(carry, k):
         x_prev, x = carry
         arrives = at(1, k - 1, x_prev, x)
-        size = jax.lax.stop_gradient(jnp.max(jnp.abs(arrives), initial=0.0))
+        size = jax.lax.stop_gradient(jnp.abs(arrives))
         found = newton.root(lambda y: arrives - at(0, k, x, y), 2 * x - x_prev, offset=size)
         x_next = jnp.where(found.status == 0, found.value, jnp.nan)
         return (x, x_next), x_next

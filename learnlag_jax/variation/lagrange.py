@@ -170,8 +170,9 @@ def damped(L: Callable, gamma) -> Callable:
     """
 
     def lagrangian(t, q, v):
+        t, q, v = local(t, q, v)
         value = L(t, q, v)
-        t = jnp.asarray(t, value.dtype)
+        t = t.astype(value.dtype)
         return jnp.exp(jnp.asarray(gamma, value.dtype) * t) * value
 
     return lagrangian

@@ -45,7 +45,7 @@ def conjugate_point(F: Callable, w: PyTree, start: PyTree | None = None) -> Solu
     flat, fold = trees.ravel(w)
     slope = jax.grad(lambda x: checks.scalar_function(F, "F")(fold(x)))
     first = jnp.zeros_like(flat) if start is None else trees.ravel(start)[0]
-    found = newton.root(lambda x: slope(x) - flat, first, offset=jnp.max(jnp.abs(flat), initial=0.0))
+    found = newton.root(lambda x: slope(x) - flat, first, offset=jax.lax.stop_gradient(jnp.abs(flat)))
     failed = found.status != 0
     status = jnp.where(failed & (found.status != Status.nonfinite_function), int(Status.out_of_domain), found.status)
     x = jnp.where(failed, jnp.nan, found.value)

@@ -29,7 +29,8 @@ class Motion(NamedTuple):
         value: the acceleration, shaped like q; NaN unless the mass matrix is regular.
         residual: E + force + A' lambda at the answer, shaped like q.
         status: `Status`: `singular` or `ill_conditioned` mass; `inconsistent` where the mass is not "diagonal" or "tridiagonal"
-            as it was said to be; `not_positive_definite` or `max_steps` for "cg"; `nonfinite_derivative` for NaN in L or a force.
+            as it was said to be; `not_positive_definite` or `max_steps` for "cg"; `nonfinite_function` where L is NaN, `nonfinite_derivative` where a slope
+            or a force is.
         steps: 1; the equation is linear.
         multipliers: (m,) lambda, the constraint forces are A' lambda; empty without a constraint.
 
@@ -59,7 +60,8 @@ def motion(
         constraint: `c(t, q, v)` -> scalar or vector, zero on the motion, by d'Alembert's rule (reactions along dc/dv);
             for a holonomic g(t, q) = 0 pass `holonomic(g)`.
         mass: how M is solved: "dense"; "diagonal" and "tridiagonal" from one and three products; "cg" without any matrix,
-            for a positive definite M. Only "dense" takes constraints.
+            for a positive definite M. Only "dense" takes constraints, and only "dense" always sees a singular M: the others
+            see it unless the forces happen to be among those that M can balance.
 
     Returns:
         `motion(t, q, v)` -> `Motion`.
@@ -99,8 +101,13 @@ def motion(
                 a, status = _solved(minus, start, mass)
             else:
                 a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
-        failed = jnp.any(jnp.isnan(a))
-        status = first_failure(status, status_where(failed, Status.nonfinite_derivative))  # M regular, the forces not
+        failed = ~jnp.all(jnp.isfinite(a))
+        a = jnp.where(failed, jnp.nan, a)
+        status = first_failure(
+            status,
+            status_where(~jnp.isfinite(L(t, q, v)), Status.nonfinite_function),
+            status_where(failed, Status.nonfinite_derivative),  # M regular, the forces not
+        )
         residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
         return Motion(fold(a), residual, status, jnp.int32(1), multipliers)
 

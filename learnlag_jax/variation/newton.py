@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from learnlag_jax.variation import linear
 from learnlag_jax.vocabulary import Array, Solution, Status
 
-ULPS = 16.0  # a residual below ULPS eps (offset + |J| |x|) is rounding
+ULPS = 16.0  # a residual below ULPS eps (offset + |J| |x|), row by row, is rounding
 
 
 def dense_step(f: Callable, x):
-    """f(x), Newton's direction -J^-1 f(x), the size of J, and whether J was regular; a short gradient step where not."""
+    """f(x), Newton's direction -J^-1 f(x), y -> |J| y, and whether J was regular; a short gradient step where not."""
     r, push = jax.linearize(f, x)
     J = jax.vmap(push, out_axes=1)(jnp.eye(x.size, dtype=x.dtype))
     direction, status = linear.solve(J, -r)
     regular = (status != Status.singular) & jnp.all(jnp.isfinite(direction))
-    return r, jnp.where(regular, direction, away(x, r)), jnp.max(jnp.sum(jnp.abs(J), axis=1)), regular
+    return r, jnp.where(regular, direction, away(x, r)), lambda y: jnp.abs(J) @ y, regular
 
 
 def away(x: Array, r: Array) -> Array:
@@ -37,11 +37,13 @@ def dense_tangent(g: Callable, y):
 
 
 class _Search(NamedTuple):
-    """Where the search is: x, |f|, whether f is rounding there (`at_floor`), the relative size of the next correction
-    (`share`), that correction and how much of it to try, the verdict (-1: none yet), and the steps taken."""
+    """Where the search is: x, f, the size of what cancels in every row of f (`terms`), whether f is rounding there
+    (`at_floor`), the relative size of the next correction (`share`), that correction and how much of it to try, the
+    verdict (-1: none yet), and the steps taken."""
 
     x: Array
-    size: Array
+    r: Array
+    terms: Array
     at_floor: Array
     share: Array
     direction: Array
@@ -52,6 +54,11 @@ class _Search(NamedTuple):
 
 def _largest(x: Array) -> Array:
     return jnp.max(jnp.abs(x), initial=0.0)
+
+
+def _over(x: Array, terms: Array) -> Array:
+    """x in units of the terms of its row, so that rows in other units count alike."""
+    return x / jnp.where(terms > 0, terms, 1)
 
 
 def root(
@@ -65,37 +72,39 @@ def root(
 ) -> Solution:
     """x with f(x) = 0, from `start`, by Newton steps halved until |f| falls.
 
-    Once f is rounding, |f| can no longer judge a step: whole steps go on while the correction halves. What it is at the
+    Every row of f is measured by the terms that cancel in it, so coordinates may have any units. Once f is rounding, |f| can no longer judge a step: whole steps go on while the correction halves. What it is at the
     end, relative to x, is the error of x; `ill_conditioned` if that leaves less than a quarter of the digits.
 
     Args:
         f: an array -> an array of the same shape.
         start: where to begin; inside the domain of f.
-        offset: size of the terms in f that do not come from x; rounding is judged against it.
+        offset: size of the terms in f that do not come from x, for all rows or for each; rounding is judged against it.
         max_steps: Newton steps.
-        step: `step(f, x)` -> (f(x), direction, size of J, regular).
+        step: `step(f, x)` -> (f(x), direction, y -> |J| y, regular).
         tangent: `tangent(g, y)` solves the linear equation g(x) = y.
 
     Returns:
         Solution with x, f(x), status and Newton steps. x is not filled: the caller knows what failure means.
     """
     eps = jnp.finfo(start.dtype).eps
-    reach = jax.lax.stop_gradient(_largest(start))
+    reach = jax.lax.stop_gradient(jnp.abs(start))
+    offset = jnp.broadcast_to(jnp.asarray(offset, start.dtype), start.shape)
 
     def solve(f, x0):
         verdict = lambda share: jnp.where(share <= eps**0.25, 0, int(Status.ill_conditioned))
 
         # f is written once, at the trial point: nested solvers would otherwise multiply their programs by its copies
         def advance(state: _Search) -> _Search:
-            x, size, at_floor, share, direction, s, _, k = state
+            x, r_old, scale, at_floor, share, direction, s, _, k = state
             trial = x + s * direction
-            r, onward, stiffness, regular = step(f, trial)
-            trial_size = jnp.where(jnp.all(jnp.isfinite(r)), jnp.sqrt(jnp.sum(r**2)), jnp.inf)
-            terms = jnp.asarray(offset, x.dtype) + stiffness * (reach + _largest(trial))  # what cancels in f
-            trial_at_floor = _largest(r) <= ULPS * eps * terms
-            to_go = jnp.where(regular, stiffness * _largest(onward), 0) / jnp.where(terms > 0, terms, 1)
-            falls = (trial_size <= (1 - s / 1024) * size) & jnp.isfinite(trial_size)
-            halves = at_floor & trial_at_floor & regular & (_largest(onward) <= s * _largest(direction) / 2)
+            r, onward, spread, regular = step(f, trial)
+            terms = offset + spread(reach + jnp.abs(trial))  # what cancels in f
+            trial_at_floor = jnp.all(jnp.abs(r) <= ULPS * eps * terms)
+            to_go = jnp.where(regular, _largest(_over(spread(jnp.abs(onward)), terms)), 0)
+            scale = jnp.where(k == 0, terms, scale)
+            finite, norm = jnp.all(jnp.isfinite(r)), lambda r: jnp.sqrt(jnp.sum(_over(r, scale) ** 2))
+            falls = ((norm(r) <= (1 - s / 1024) * norm(r_old)) | (k == 0)) & finite
+            halves = at_floor & trial_at_floor & regular & (to_go <= s * share / 2)
             takes = falls | halves
             arrived = takes & trial_at_floor & (to_go <= ULPS * eps)
             failure = jnp.where(k == 0, int(Status.nonfinite_function), int(Status.stagnated))
@@ -104,7 +113,8 @@ def root(
             pick = lambda new, old: jnp.where(takes, new, old)
             return _Search(
                 pick(trial, x),
-                pick(trial_size, size),
+                pick(r, r_old),
+                pick(terms, scale),
                 pick(trial_at_floor, at_floor),
                 pick(to_go, share),
                 pick(onward, direction),
@@ -115,7 +125,8 @@ def root(
 
         going = lambda state: (state.code == -1) & (state.steps < max_steps)
         zero, one, no = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype), jnp.asarray(False)
-        begin = _Search(x0, zero + jnp.inf, no, zero, jnp.zeros_like(x0), one, jnp.int32(-1), jnp.int32(0))
+        rest = jnp.zeros_like(x0)
+        begin = _Search(x0, rest, rest, no, zero, rest, one, jnp.int32(-1), jnp.int32(0))
         found = jax.lax.while_loop(going, advance, begin)
         late = jnp.where(found.at_floor, verdict(found.share), int(Status.max_steps))
         code = jnp.where(found.code == -1, late, found.code)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnlag_jax import DTypeError, InputError, Status
+from learnlag_jax import DTypeError, InputError, Status, variation
 from learnlag_jax.testing import assert_close
 from learnlag_jax.variation import action, conjugate_point, lift, motion, newton, stationary_path
 
@@ -132,3 +132,71 @@ def test_roots_have_derivatives_in_batches_and_after_compilation(float64):
     assert_close(x, jnp.array([1.0, 2.0]))
     assert_close(slope, 1 / (3 * x**2 + 1))
     assert_close(curve, -6 * x / (3 * x**2 + 1) ** 3)
+
+
+def test_units_do_not_decide_what_is_solved():
+    """In float32 a coordinate of size 1e6 beside one of size 1: both are found to their own rounding."""
+    slope = jnp.array([1e6, 3.0], jnp.float32)
+    found = variation.conjugate_point(lambda x: x[0] ** 2 / 2 + jnp.cosh(x[1]), slope)
+    assert int(found.status) == 0
+    np.testing.assert_allclose(found.value, [1e6, np.arcsinh(3.0)], rtol=1e-5)
+    L = lambda t, q, v: jnp.sum(v**2) / 2 - jnp.cosh(q[1])
+    path = variation.stationary_path(L, jnp.zeros(2, jnp.float32), slope, 0.0, 1.0, intervals=20)
+    alone = variation.stationary_path(
+        lambda t, q, v: v**2 / 2 - jnp.cosh(q), jnp.float32(0), slope[1], 0.0, 1.0, intervals=20
+    )
+    assert (int(path.status), int(alone.status)) == (0, 0)
+    np.testing.assert_allclose(path.value[:, 1], alone.value, atol=1e-4)
+
+
+def test_a_satellite_in_metres_keeps_its_angular_momentum_in_single_precision():
+    L = lambda t, q, v: 1000 * ((v[0] ** 2 + (q[0] * v[1]) ** 2) / 2 + 3.986e14 / q[0])
+    Ld = variation.discrete_lagrangian(L, 10.0)
+    spin = variation.discrete_noether(Ld, lambda s, k, q: q + s * jnp.array([0.0, 1.0], q.dtype))
+    q0, q1 = jnp.array([7e6, 0.0], jnp.float32), jnp.array([7.00999971e6, 1.0764687e-2], jnp.float32)
+    path = variation.integrate(Ld, q0, q1, 300)
+    k = jnp.arange(300, dtype=jnp.int32)
+    charge = jax.vmap(spin)(k, path[:-1], path[1:])
+    assert bool(jnp.all(jnp.isfinite(charge)))
+    assert float(jnp.max(jnp.abs(charge / charge[0] - 1))) < 300 * 300 * float(jnp.finfo(jnp.float32).eps)
+
+
+@pytest.mark.parametrize("stages, duration, index", [(6, 8.0, 2), (5, 7.0, 2), (3, 1.0, 0)])
+def test_directions_inside_a_long_step_are_counted(float64, stages, duration, index):
+    L = lambda t, q, v: v**2 / 2 - q**2 / 2
+    path = variation.stationary_path(L, 0.0, 1.0, 0.0, duration, intervals=2, rule="gauss", stages=stages)
+    assert (int(path.status), int(path.index)) == (0, index)
+    assert (index == 0) == bool(jnp.isnan(path.conjugate))
+
+
+def test_a_zero_pivot_is_not_a_minimum(float64):
+    L = lambda t, q, v: v**2 / 2 - q**2 / 2
+    path = variation.stationary_path(L, 0.0, 0.0, 0.0, 4.0, intervals=4, rule="trapezoid")
+    assert int(path.index) == -1
+
+
+def test_infinite_forces_and_a_lagrangian_outside_its_domain_are_flagged(float64):
+    pole = variation.motion(lambda t, q, v: v**2 / 2 + 1 / jnp.abs(q))(0.0, 0.0, 1.0)
+    assert int(pole.status) != 0
+    assert bool(jnp.isnan(pole.value))
+    outside = lambda t, q, v: v**2 / 2 + jnp.log(q)
+    assert int(variation.motion(outside)(0.0, -1.0, 1.0).status) == int(Status.nonfinite_function)
+    path = variation.stationary_path(outside, 1.0, -1.0, 0.0, 1.0, intervals=4)
+    assert int(path.status) != 0
+    assert np.isnan(path.value).all()
+
+
+@pytest.mark.parametrize("stages", [2, 5, 10, 20, 30])
+def test_many_stages_keep_their_digits(float64, stages):
+    """The action of an oscillator over one step of length 1 in closed form."""
+    Ld = variation.discrete_lagrangian(lambda t, q, v: v**2 / 2 - q**2 / 2, 1.0, rule="gauss", stages=stages)
+    exact = ((0.3**2 + 0.8**2) * np.cos(1.0) - 2 * 0.3 * 0.8) / (2 * np.sin(1.0))
+    assert abs(float(Ld(0, 0.3, 0.8)) - exact) < {2: 1e-3, 5: 1e-8}.get(stages, 1e-12)
+
+
+def test_unequal_leaves_and_integers_are_refused(float64):
+    Ld = variation.discrete_lagrangian(lambda t, q, v: v["a"] ** 2 / 2, 1.0)
+    with pytest.raises(InputError, match="leaves of"):
+        variation.discrete_action(Ld, {"a": jnp.arange(6.0), "b": jnp.arange(4.0)})
+    with pytest.raises(DTypeError):
+        variation.damped(lambda t, q, v: v**2 - q**2, 0.5)(1.0, jnp.array(2), jnp.array(4))

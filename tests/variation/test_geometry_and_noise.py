@@ -81,3 +81,20 @@ def test_a_singular_noise_is_never_a_number(dtype):
     assert bool(jnp.isnan(L(0.0, jnp.ones(2, dtype), jnp.ones(2, dtype))))
     with pytest.raises(InputError, match="drift"):
         freidlin_wentzell(lambda t, q: q[:1])(0.0, jnp.ones(2, dtype), jnp.ones(2, dtype))
+
+
+def test_the_actions_themselves_by_hand(float64):
+    """Values, not only residuals: a noise that mixes its coordinates, the divergence of a shear, Jacobi's factor 2."""
+    q, v, sigma = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0]), jnp.array([[1.0, 0.5], [0.0, 2.0]])
+    drift = lambda t, q: jnp.stack([-q[0] + 3 * q[1], -2 * q[1]])
+    kick = np.linalg.solve(sigma, v - drift(0.0, q))
+    for noise in (sigma, lambda t, q: sigma):
+        assert_close(freidlin_wentzell(drift, noise)(0.0, q, v), jnp.asarray(kick @ kick / 2), ulps=64)
+    assert_close(onsager_machlup(drift, sigma)(0.0, q, v), jnp.asarray(kick @ kick / 2 - 1.5), ulps=64)
+    assert_close(onsager_machlup(drift)(0.0, q, drift(0.0, q)), jnp.float64(-1.5), ulps=8)
+    E, V, m = 3.0, lambda q: q[1], jnp.diag(jnp.array([1.0, 4.0]))
+    L = lambda t, q, v: v @ m @ v / 2 - V(q)
+    twice = (
+        2 * (E - float(V(q))) * float(v @ m @ v)
+    )  # the square of the speed in Jacobi's metric, ds^2 = 2 (E - V) v'Mv
+    assert_close(jacobi_lagrangian(L, E)(0.0, q, v), jnp.float64(twice / 2), ulps=64)
