@@ -297,6 +297,7 @@ def _deterministic(out):
     return (out / "times.md").read_text(), [trial(r) for r in record["trials"]]
 
 
+@pytest.mark.slow
 def test_killed_twice_and_signalled_once_the_table_is_the_same_and_no_network_is_needed(tmp_path):
     unshare = (
         ["unshare", "-rn"]

@@ -107,6 +107,7 @@ def test_bad_input_is_refused_by_name(call, message):
         call(_pool(0, 8, 3))
 
 
+@pytest.mark.slow
 def test_paths_on_a_pool(float64):
     F = _pool(5, 40, 4)
     n = 9
@@ -143,6 +144,7 @@ def test_paths_on_the_sphere(float64):
     assert set(greedy.indices.tolist()) == {-1}
 
 
+@pytest.mark.slow
 def test_anytime_beats_every_other_path_in_its_own_sum(float64):
     F = _pool(5, 20, 3)
     total = lambda objective: float(jnp.sum(least_time_path(F, 7, objective=objective, restarts=4).values[2:]))

@@ -16,7 +16,11 @@ def _tilted(t):
     return F.at[:, 2].multiply(1 + t * X + t)
 
 
-@pytest.mark.parametrize("phi", ["A", "D", criterion("phi", q=3.0)], ids=["A", "D", "phi"])
+@pytest.mark.parametrize(
+    "phi",
+    ["A", pytest.param("D", marks=pytest.mark.slow), pytest.param(criterion("phi", q=3.0), marks=pytest.mark.slow)],
+    ids=["A", "D", "phi"],
+)
 def test_value_and_weights_move_as_finite_differences_say(phi, float64):
     both = lambda t: (lambda d: (d.value, d.weights))(optimal_weights(_tilted(t), phi))
     value, weights = jax.jit(jax.jacfwd(both))(0.3)
