@@ -52,7 +52,7 @@ _SENTENCES = {
     Status.converged: "the residual is below its tolerance",
     Status.acceptable: "the residual is at the rounding floor of the dtype but above the tolerance asked for",
     Status.max_steps: "the step limit was reached first; allow more steps or start closer",
-    Status.stagnated: "the residual stopped falling above its tolerance; rescale the problem or use float64",
+    Status.stagnated: "the residual stopped falling above its tolerance; start closer, rescale the problem, or use float64",
     Status.diverged: "the residual grew without bound; start closer or continue from an easier problem",
     Status.line_search_failed: "no step length reduced the residual; check the derivatives at this point",
     Status.nonfinite_input: "an input is NaN or infinite; clean the data",

@@ -8,6 +8,10 @@ Paths: `lift`, `total_derivative`, `action`, `first_variation`. From L(t, q, v):
 `discrete_force`, `first_step`, `integrate`. Between two points: `stationary_path`, with its Morse index. Fields:
 `field_euler_lagrange`, `energy_momentum`, `field_current`, `lattice_residual`.
 
+Solvers say how they ended by a `Status`: 0 is solved, `Status(n).sentence` tells the rest, and values that must not be used are
+NaN. `stationary_path`, `first_step` and `integrate` compile at their first call for a function, a shape and a dtype; functions
+that compute the same share it.
+
 Conventions: L(t, q, v), H(t, q, p), density l(x, u, du); the residual is dL/dq - d/dt dL/dv = dS/dq, so forces add to it.
 """
 

@@ -84,7 +84,7 @@ def stationary_path(
         `StationaryPath`; differentiable in q0, q1, t0, t1 and whatever L closes over, through the stationarity.
 
     Raises:
-        InputError: fewer than two intervals, t0 >= t1, ends of different shape.
+        InputError: fewer than two intervals, t0 >= t1, ends or a guess of different shape; DTypeError: or dtype.
         Statuses: max_steps, stagnated, nonfinite_function, infeasible (t0 >= t1 seen under `jit`).
 
     Example:
@@ -105,6 +105,10 @@ def stationary_path(
         checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
     dtype = trees.ravel(q0)[0].dtype
     ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+    if guess is not None:
+        begins = jax.eval_shape(guess, ends[2])
+        checks.same_structure(begins, q0, "guess(t)", "q0")
+        checks.same_dtypes(begins, q0, "guess(t)", "q0")
     seen, begun = by_meaning(L, ends[2], q0, q0), guess and by_meaning(guess, ends[2])
     return _stationary_path(seen, intervals, rule, stages, begun, max_steps, *ends)
 

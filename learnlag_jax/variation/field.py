@@ -154,7 +154,9 @@ def lattice_residual(density: Callable, spacing: Array) -> Callable:
     Returns:
         `residual(u)` for u with d grid axes, followed by the axes of its components, or a pytree of such: dS/du /
         prod(spacing), same shape; boundary entries hold the boundary terms and are to be ignored where u is fixed. It
-        tends to `field_euler_lagrange` at second order.
+        tends to `field_euler_lagrange` at second order. The first grid point is x = 0. Cells see u only through means and
+        differences of their corners: in two dimensions or more a field that alternates like a checkerboard has residual 0
+        for a density of du alone (keep u smooth on the grid, or judge it with another residual beside this one).
 
     Raises:
         InputError: a leaf with fewer than d axes, or leaves on different grids.

@@ -1,13 +1,13 @@
-"""Small dense systems that say when they are singular, and the structured ones that are never formed.
+"""Dense systems that say when they are singular.
 
 Comes from: mass matrices, Newton steps. Goes to: `motion`, `newton`, `boundary`. Not public.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
@@ -17,13 +17,15 @@ UNROLLED = 4  # up to this size elimination is written out: batches fuse into on
 def solve(A: Array, b: Array) -> tuple[Array, Array]:
     """x with A x = b, and a status; rows and columns are scaled first, so units do not decide what is singular.
 
+    A failed member of a batch is solved with A = 1 behind its NaN: whoever masks it gets a finite gradient.
+
     Args:
         A: (n, n).
         b: (n,) or (n, m).
 
     Returns:
-        x shaped like b, NaN where A is singular; `singular` if the pivots span 1/(4 n eps) or more, `ill_conditioned` if
-        they leave less than a quarter of the digits.
+        x shaped like b, NaN where A is singular; `singular` if the pivots of a small A span 1/(4 n eps) or more, or a large A
+        amplifies a probe by as much; `ill_conditioned` if that leaves less than a quarter of the digits.
     """
     n = A.shape[0]
     if n <= UNROLLED:
@@ -32,12 +34,26 @@ def solve(A: Array, b: Array) -> tuple[Array, Array]:
     rows = _reciprocal(jnp.max(jnp.abs(A), axis=1))
     columns = _reciprocal(jnp.max(jnp.abs(A) * rows[:, None], axis=0))
     scaled = A * rows[:, None] * columns[None, :]
+    factors, pivots = jax.scipy.linalg.lu_factor(jax.lax.stop_gradient(scaled))
+    z = probe(n, A.dtype)
+    met = amplification(jax.scipy.linalg.lu_solve((factors, pivots), z), z, jnp.max(jnp.sum(jnp.abs(scaled), axis=1)))
+    singular, status = _verdict(jnp.all(jnp.isfinite(A)), met, n)
+    one = jnp.eye(n, dtype=A.dtype)
+    factors, regular = jnp.where(singular, one, factors), jnp.where(singular, one, scaled)
+    invert = lambda trans: lambda _, y: jax.scipy.linalg.lu_solve((factors, pivots), y, trans=trans)
     weigh = lambda w, x: x * (w if x.ndim == 1 else w[:, None])
-    lu, _, _ = jax.lax.linalg.lu(jax.lax.stop_gradient(scaled))
-    pivots = jnp.abs(jnp.diagonal(lu))
-    singular, status = _verdict(jnp.all(jnp.isfinite(A)), jnp.min(pivots) / jnp.max(pivots), n)
-    x = weigh(columns, jnp.linalg.solve(scaled, weigh(rows, b)))
-    return jnp.where(singular, jnp.nan, x), status
+    y = jax.lax.custom_linear_solve(lambda x: regular @ x, weigh(rows, b), invert(0), transpose_solve=invert(1))
+    return jnp.where(singular, jnp.nan, weigh(columns, y)), status
+
+
+def probe(n: int, dtype) -> Array:
+    """(n,) a right side without pattern, cos k^2: no singular vector of use is orthogonal to it."""
+    return jnp.asarray(np.cos(np.arange(1.0, n + 1) ** 2), dtype)
+
+
+def amplification(x: Array, b: Array, size: Array) -> Array:
+    """|b| / (|A| |x|) of a solve of A x = b with |A| = `size`: the reciprocal of the condition number that b has met."""
+    return jax.lax.stop_gradient(jnp.max(jnp.abs(b)) / (size * jnp.max(jnp.abs(x))))
 
 
 def solve_entries(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
@@ -75,10 +91,16 @@ def _reciprocal(x: Array) -> Array:
     return jax.lax.stop_gradient(jnp.where(positive, 1 / jnp.where(positive, x, 1), 1))
 
 
+def _or_one(x: Array) -> Array:
+    """x, or 1 in place of zero: what is divided by it is masked later, and its gradient must stay finite."""
+    return jnp.where(x == 0, 1, x)
+
+
 def _cramer(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
     """Two equations without a branch; the determinant's share of its own terms says how many digits it has."""
     (p, q), (r, s) = A
-    determinant, inverse = p * s - q * r, 1 / (p * s - q * r)
+    determinant = p * s - q * r
+    inverse = 1 / _or_one(determinant)
     x = [(s * b[0] - q * b[1]) * inverse, (p * b[1] - r * b[0]) * inverse]
     return x, jnp.abs(determinant) / (jnp.abs(p * s) + jnp.abs(q * r))
 
@@ -95,80 +117,12 @@ def _eliminate(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array
             rows[k][k:] = [jnp.where(larger, y, x) for x, y in pairs]
             rows[i][k:] = [jnp.where(larger, x, y) for x, y in pairs]
         for i in range(k + 1, n):
-            factor = rows[i][k] / rows[k][k]
+            factor = rows[i][k] / _or_one(rows[k][k])
             rows[i][k:] = [y - factor * x for x, y in zip(rows[k][k:], rows[i][k:], strict=True)]
     solution: list = [None] * n
     for k in reversed(range(n)):
         known = [rows[k][j] * solution[j] for j in range(k + 1, n)]
-        solution[k] = functools.reduce(jnp.subtract, known, rows[k][n]) / rows[k][k]
+        solution[k] = functools.reduce(jnp.subtract, known, rows[k][n]) / _or_one(rows[k][k])
     pivots = [jnp.abs(rows[k][k]) for k in range(n)]
     spread = functools.reduce(jnp.minimum, pivots) / functools.reduce(jnp.maximum, pivots)
     return [x * c for x, c in zip(solution, columns, strict=True)], spread
-
-
-def conjugate_gradient(apply: Callable, b: Array, *, steps: int | None = None) -> tuple[Array, Array]:
-    """x with apply(x) = b for a positive definite operator, without its matrix; stops at the rounding floor.
-
-    Returns:
-        x (n,), NaN unless solved, and `not_positive_definite`, `max_steps` or `converged`.
-    """
-    n, eps = b.shape[0], jnp.finfo(b.dtype).eps
-    limit = 2 * n if steps is None else steps
-
-    def iterate(matvec, b):
-        floor = (4 * eps) ** 2 * jnp.vdot(b, b)
-
-        def step(state):
-            x, r, p, rr, curved, k = state
-            Ap = matvec(p)
-            curvature = jnp.vdot(p, Ap)
-            alpha = rr / curvature
-            r_next = r - alpha * Ap
-            rr_next = jnp.vdot(r_next, r_next)
-            return x + alpha * p, r_next, r_next + (rr_next / rr) * p, rr_next, curved & (curvature > 0), k + 1
-
-        go = lambda s: (s[3] > floor) & s[4] & (s[5] < limit)
-        start = (jnp.zeros_like(b), b, b, jnp.vdot(b, b), jnp.asarray(True), jnp.int32(0))
-        x, _, _, _, curved, _ = jax.lax.while_loop(go, step, start)
-        return jnp.where(curved, x, jnp.nan)
-
-    x = jax.lax.custom_linear_solve(apply, b, iterate, symmetric=True)
-    defect = b - apply(x)
-    loose = ~(jnp.vdot(defect, defect) <= eps * jnp.vdot(b, b))  # sqrt(eps) of |b|
-    status = first_failure(
-        status_where(jnp.isnan(x).any(), Status.not_positive_definite), status_where(loose, Status.max_steps)
-    )
-    return jnp.where(loose, jnp.nan, x), status
-
-
-def amplification(x: Array, b: Array, size: Array) -> Array:
-    """A status from what a solve did: |A| |x| / |b| is the condition number that b has met."""
-    eps, n = jnp.finfo(b.dtype).eps, b.shape[0]
-    met = jnp.max(jnp.abs(b)) / (size * jnp.max(jnp.abs(x)))
-    still = jnp.all(b == 0) & jnp.all(x == 0)
-    return first_failure(
-        status_where(~(met > 4 * n * eps) & ~still, Status.singular),
-        status_where((met < eps**0.75) & ~still, Status.ill_conditioned),
-    )
-
-
-def verified(apply: Callable, x: Array, b: Array, size: Array, status: Array) -> tuple[Array, Array]:
-    """x, NaN and `inconsistent` where it does not solve apply(x) = b: the structure it was computed from is not there."""
-    largest = lambda x: jnp.max(jnp.abs(x))
-    solves = largest(b - apply(x)) <= jnp.finfo(b.dtype).eps ** 0.75 * (size * largest(x) + largest(b))
-    status = first_failure(status, status_where(~solves, Status.inconsistent))
-    unusable = (status != 0) & (status != Status.ill_conditioned)
-    return jnp.where(unusable, jnp.nan, x), status
-
-
-def band(apply: Callable, n: int, dtype) -> tuple[Array, Array, Array]:
-    """The three diagonals of a tridiagonal operator from three applications; (n,) each, padded with zero as LAPACK does."""
-    colour = jnp.arange(n) % 3
-    columns = [apply((colour == c).astype(dtype)) for c in range(3)]
-    pick = lambda shift: jnp.select([(jnp.arange(n) + shift) % 3 == c for c in range(3)], columns)
-    inside = jnp.arange(n)
-    return (
-        jnp.where(inside > 0, pick(-1), jnp.zeros(n, dtype)),
-        pick(0),
-        jnp.where(inside < n - 1, pick(1), jnp.zeros(n, dtype)),
-    )

@@ -6,6 +6,7 @@
 Comes from: `lagrange`. Goes to: any integrator. Reference: MATH.md section 2; Sussman and Wisdom, SICM 1.7, 1.10.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,12 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks, trees
-from learnlag_jax.variation import linear
+from learnlag_jax.variation import linear, structured
 from learnlag_jax.variation.lagrange import euler_lagrange
 from learnlag_jax.variation.path import local, total_derivative
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
-MASSES = ("dense", "diagonal", "tridiagonal", "cg")
+STRUCTURED = {
+    "diagonal": structured.diagonal,
+    "tridiagonal": structured.tridiagonal,
+    "cg": structured.positive_definite,
+}
+MASSES = ("dense", *STRUCTURED)
 
 
 class Motion(NamedTuple):
@@ -58,10 +64,11 @@ def motion(
         L: `L(t, q, v)` -> scalar.
         force: `force(t, q, v)` -> generalised force, shaped like q; adds to E.
         constraint: `c(t, q, v)` -> scalar or vector, zero on the motion, by d'Alembert's rule (reactions along dc/dv);
-            for a holonomic g(t, q) = 0 pass `holonomic(g)`.
+            for a holonomic g(t, q) = 0 pass `holonomic(g)`. Its rate is held at zero: a start that breaks it by c stays off
+            by c, and is not reported here.
         mass: how M is solved: "dense"; "diagonal" and "tridiagonal" from one and three products; "cg" without any matrix,
-            for a positive definite M. Only "dense" takes constraints, and only "dense" always sees a singular M: the others
-            see it unless the forces happen to be among those that M can balance.
+            for a positive definite M. Only "dense" takes constraints. "cg" cannot see that M is singular where the forces are
+            among those that M can balance: its answer solves the equation, and is the smallest that does.
 
     Returns:
         `motion(t, q, v)` -> `Motion`.
@@ -101,8 +108,8 @@ def motion(
                 a, status = _solved(minus, start, mass)
             else:
                 a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
-        failed = ~jnp.all(jnp.isfinite(a))
-        a = jnp.where(failed, jnp.nan, a)
+            a = jnp.where(jnp.all(jnp.isfinite(a)), a, jnp.nan)
+        failed = jnp.isnan(a[0])
         status = first_failure(
             status,
             status_where(~jnp.isfinite(L(t, q, v)), Status.nonfinite_function),
@@ -131,21 +138,13 @@ def _written_out(L: Callable, push: PyTree, t, q: PyTree, v: PyTree) -> tuple[Ar
     extra = trees.ravel(push)[0]
     right = [f - r + extra[i] for i, (f, r) in enumerate(zip(force, rate, strict=True))]
     a, status = linear.solve_entries(M, right)
-    return jnp.stack(a), status
+    usable = functools.reduce(jnp.logical_and, [jnp.isfinite(x) for x in a])
+    return jnp.stack([jnp.where(usable, x, jnp.nan) for x in a]), status
 
 
 def _solved(apply: Callable, b: Array, mass: str) -> tuple[Array, Array]:
-    if mass == "cg":
-        return linear.conjugate_gradient(apply, b)
-    if mass == "diagonal":
-        diagonal = apply(jnp.ones_like(b))
-        x, status = jax.vmap(lambda m, r: linear.solve(m[None, None], r[None]))(diagonal, b)
-        return linear.verified(apply, x[:, 0], b, jnp.max(jnp.abs(diagonal)), jnp.max(status))
-    if mass == "tridiagonal":
-        low, middle, high = linear.band(apply, b.shape[0], b.dtype)
-        x = jax.lax.linalg.tridiagonal_solve(low, middle, high, b[:, None])[:, 0]
-        size = jnp.max(jnp.abs(low) + jnp.abs(middle) + jnp.abs(high))
-        return linear.verified(apply, x, b, size, linear.amplification(x, b, size))
+    if mass in STRUCTURED:
+        return STRUCTURED[mass](apply, b)
     return linear.solve(jax.vmap(apply)(jnp.eye(b.shape[0], dtype=b.dtype)).T, b)
 
 

@@ -38,14 +38,17 @@ def dense_tangent(g: Callable, y):
 
 class _Search(NamedTuple):
     """Where the search is: x, f, the size of what cancels in every row of f (`terms`), whether f is rounding there
-    (`at_floor`), the relative size of the next correction (`share`), that correction and how much of it to try, the
+    (`at_floor`), the share of the next correction in those terms (`to_go`), how much every unknown weighed in them at the start
+    and what it would change by that weight where it is undetermined (`blur`), the correction and how much of it to try, the
     verdict (-1: none yet), and the steps taken."""
 
     x: Array
     r: Array
     terms: Array
     at_floor: Array
-    share: Array
+    to_go: Array
+    weight: Array
+    blur: Array
     direction: Array
     s: Array
     code: Array
@@ -72,8 +75,10 @@ def root(
 ) -> Solution:
     """x with f(x) = 0, from `start`, by Newton steps halved until |f| falls.
 
-    Every row of f is measured by the terms that cancel in it, so coordinates may have any units. Once f is rounding, |f| can no longer judge a step: whole steps go on while the correction halves. What it is at the
-    end, relative to x, is the error of x; `ill_conditioned` if that leaves less than a quarter of the digits.
+    Every row of f is measured by the terms that cancel in it, so coordinates may have any units. Once f is rounding, |f| can no
+    longer judge a step: whole steps go on while the correction halves. What it is at the end is the error of x:
+    `ill_conditioned` if an unknown keeps less than a quarter of its digits, and that much of it mattered in f at the start
+    (an unknown that is zero has no digits to lose).
 
     Args:
         f: an array -> an array of the same shape.
@@ -91,32 +96,39 @@ def root(
     offset = jnp.broadcast_to(jnp.asarray(offset, start.dtype), start.shape)
 
     def solve(f, x0):
-        verdict = lambda share: jnp.where(share <= eps**0.25, 0, int(Status.ill_conditioned))
+        verdict = lambda blur: jnp.where(blur <= eps**0.25, 0, int(Status.ill_conditioned))
 
         # f is written once, at the trial point: nested solvers would otherwise multiply their programs by its copies
         def advance(state: _Search) -> _Search:
-            x, r_old, scale, at_floor, share, direction, s, _, k = state
+            x, r_old, scale, at_floor, to_go_old, weight, blur_old, direction, s, _, k = state
             trial = x + s * direction
             r, onward, spread, regular = step(f, trial)
             terms = offset + spread(reach + jnp.abs(trial))  # what cancels in f
             trial_at_floor = jnp.all(jnp.abs(r) <= ULPS * eps * terms)
             to_go = jnp.where(regular, _largest(_over(spread(jnp.abs(onward)), terms)), 0)
             scale = jnp.where(k == 0, terms, scale)
+            (slopes,) = jax.linear_transpose(spread, trial)(_over(jnp.ones_like(r), terms))
+            weight = jnp.where(k == 0, slopes, weight)
+            undetermined = regular & (jnp.abs(onward) > eps**0.25 * (reach + jnp.abs(trial)))
+            blur = _largest(jnp.where(undetermined, weight * jnp.abs(onward), 0))
             finite, norm = jnp.all(jnp.isfinite(r)), lambda r: jnp.sqrt(jnp.sum(_over(r, scale) ** 2))
             falls = ((norm(r) <= (1 - s / 1024) * norm(r_old)) | (k == 0)) & finite
-            halves = at_floor & trial_at_floor & regular & (to_go <= s * share / 2)
+            halves = at_floor & trial_at_floor & regular & (to_go <= s * to_go_old / 2)
             takes = falls | halves
             arrived = takes & trial_at_floor & (to_go <= ULPS * eps)
             failure = jnp.where(k == 0, int(Status.nonfinite_function), int(Status.stagnated))
             stuck = ~takes & (~(s / 2 > eps) | (k == 0))
-            code = jnp.where(~takes & at_floor, verdict(share), jnp.where(arrived, 0, jnp.where(stuck, failure, -1)))
+            stays = jnp.where(stuck, failure, -1)
+            code = jnp.where(~takes & at_floor, verdict(blur_old), jnp.where(arrived, verdict(blur), stays))
             pick = lambda new, old: jnp.where(takes, new, old)
             return _Search(
                 pick(trial, x),
                 pick(r, r_old),
                 pick(terms, scale),
                 pick(trial_at_floor, at_floor),
-                pick(to_go, share),
+                pick(to_go, to_go_old),
+                weight,
+                pick(blur, blur_old),
                 pick(onward, direction),
                 pick(1, s / 2),
                 code.astype(jnp.int32),
@@ -126,9 +138,9 @@ def root(
         going = lambda state: (state.code == -1) & (state.steps < max_steps)
         zero, one, no = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype), jnp.asarray(False)
         rest = jnp.zeros_like(x0)
-        begin = _Search(x0, rest, rest, no, zero, rest, one, jnp.int32(-1), jnp.int32(0))
+        begin = _Search(x0, rest, rest, no, zero, rest, zero, rest, one, jnp.int32(-1), jnp.int32(0))
         found = jax.lax.while_loop(going, advance, begin)
-        late = jnp.where(found.at_floor, verdict(found.share), int(Status.max_steps))
+        late = jnp.where(found.at_floor, verdict(found.blur), int(Status.max_steps))
         code = jnp.where(found.code == -1, late, found.code)
         # `custom_root` gives aux a tangent of its dtype
         return found.x, jnp.stack([code, found.steps]).astype(x0.dtype)

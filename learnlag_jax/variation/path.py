@@ -27,6 +27,9 @@ def local(t, *jet: PyTree, names: Sequence[str] = ("q", "v", "a")) -> tuple:
             checks.same_structure(x, jet[0], name, "q")
             checks.same_dtypes(x, jet[0], name, "q")
     leaves = jax.tree.leaves(jet[0])
+    checks.require(
+        any(x.size for x in leaves), names[0], jet[0], "one coordinate or more", "pass a pytree with entries"
+    )
     if isinstance(t, int | float) and leaves:
         t = jnp.asarray(t, leaves[0].dtype)
     checks.floating(t, "t")
