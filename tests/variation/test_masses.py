@@ -7,7 +7,7 @@ import pytest
 
 from learnlag_jax import Status
 from learnlag_jax.testing import assert_close
-from learnlag_jax.variation import linear, motion
+from learnlag_jax.variation import linear, motion, structured
 
 
 @pytest.mark.parametrize("size", [2, 6])
@@ -87,13 +87,13 @@ def test_a_wrong_structure_is_flagged_though_this_answer_is_right(float64, mass)
     assert_close(_moved(M, M @ np.ones(9), "dense").value, jnp.ones(9), ulps=64)
 
 
-@pytest.mark.parametrize("mass", ["dense", "diagonal", "tridiagonal"])
-def test_masses_in_unlike_units_are_regular(mass):
+@pytest.mark.parametrize("mass, n", [("dense", 3), ("dense", 6), ("diagonal", 6), ("tridiagonal", 6)])
+def test_masses_in_unlike_units_are_regular(mass, n):
     """Ten powers of ten between neighbours, in single precision."""
-    units = np.asarray([1.0, 1e-5, 1e5, 1e-3, 1.0, 1e4], np.float32)
-    M = np.eye(6, dtype=np.float32) + (0.0 if mass == "diagonal" else 0.25) * (np.eye(6, k=1) + np.eye(6, k=-1))
+    units = np.asarray([1.0, 1e-5, 1e5, 1e-3, 1.0, 1e4], np.float32)[:n]
+    M = np.eye(n) + (0.0 if mass == "diagonal" else 0.25) * (np.eye(n, k=1) + np.eye(n, k=-1))
     M = (M * units * units[:, None]).astype(np.float32)
-    a = np.linspace(1.0, 2.0, 6) / units
+    a = np.linspace(1.0, 2.0, n) / units
     answer = _moved(M, (M.astype(np.float64) @ a).astype(np.float32), mass)
     assert int(answer.status) == 0
     np.testing.assert_allclose(np.asarray(answer.value) * units, a * units, rtol=64 * np.finfo(np.float32).eps)
@@ -125,11 +125,21 @@ def test_a_masked_failure_leaves_the_gradient_of_the_others_finite(float64, mass
 
 
 def test_a_written_out_system_agrees_with_lapack_whatever_its_pivots(float64):
-    """Zeros on the diagonal need the exchange of rows; columns of unlike size their scaling."""
+    """Nothing but rounding on the diagonal needs the exchange of rows; columns of unlike size their scaling."""
     draw = np.random.default_rng(0)
     for n in (2, 3, 4):
-        A = draw.normal(size=(20, n, n)) * (1 - np.eye(n)) * 10.0 ** np.arange(0, 12, 3)[:n]
+        A = draw.normal(size=(20, n, n)) * np.where(np.eye(n), 1e-14, 1) * 10.0 ** np.arange(0, 12, 3)[:n]
         x, status = jax.vmap(linear.solve)(jnp.asarray(A), jnp.ones((20, n)))
         exact = np.linalg.solve(A, np.ones((20, n, 1)))[..., 0]
         assert not np.any(status)
         np.testing.assert_allclose(x, exact, rtol=1e-9)
+
+
+def test_conjugate_gradients_that_stop_early_are_no_number(float64):
+    apply, b = lambda x: jnp.arange(1.0, 9.0) * x, jnp.ones(8)
+    early, status = structured.positive_definite(apply, b, steps=3)
+    assert int(status) == Status.max_steps
+    assert bool(jnp.all(jnp.isnan(early)))
+    whole, status = structured.positive_definite(apply, b)
+    assert int(status) == 0
+    assert_close(whole, 1 / jnp.arange(1.0, 9.0), ulps=64)
