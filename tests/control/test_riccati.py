@@ -1,5 +1,6 @@
 """The regulator: against one big linear system, the golden ratio, and the solver that knows nothing of Riccati."""
 
+import os
 import re
 
 import jax
@@ -127,7 +128,9 @@ def test_span_of_the_compiled_scan_is_logarithmic(float64):
         one_by_one = lambda stages, Qn, qn: sweep(*jax.vmap(homogeneous)(stages), bordered(Qn, qn, Qn[0, 0]), Qn[0, 0])[
             0
         ]
-        return jax.jit(at_once if parallel else one_by_one).lower(stages, *ends).compile().as_text()
+        lowered = jax.jit(at_once if parallel else one_by_one).lower(stages, *ends)
+        as_users = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
+        return lowered.compile(as_users).as_text()
 
     trips = lambda text: [int(x) for x in re.findall(r"known_trip_count\W+n\W+(\d+)", text)]
     for n in (7, 31):
