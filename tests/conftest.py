@@ -9,13 +9,12 @@ code, and so does whoever sets XLA_FLAGS, to nothing too: `XLA_FLAGS= python -m 
 import importlib.metadata
 import os
 
-QUICK = "--xla_backend_optimization_level=0"
-if (
-    importlib.metadata.version("jaxlib") == "0.10.2"
-):  # later ones know no other emitters, and end at a flag they do not know
-    QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"  # jaxlib after 0.10 has no other emitters, and ends at a flag it does not know
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
+)
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("MPLBACKEND", "agg")
 
