@@ -117,11 +117,23 @@ def shape(x, expected: tuple, argument: str) -> None:
     """The shape must match; an expected entry that is a string stands for any size, the same one each time."""
     sizes: dict[str, int] = {}
     got = jnp.shape(x)
-    wanted = "shape (" + ", ".join(map(str, expected)) + ")"
+    wanted = "shape (" + ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "") + ")"
     ok = len(got) == len(expected) and all(
         g == (sizes.setdefault(e, g) if isinstance(e, str) else e) for g, e in zip(got, expected, strict=True)
     )
-    require(ok, argument, describe(x), wanted, "reshape it, or map a batch with jax.vmap")
+    longer = len(got) > len(expected)
+    require(ok, argument, describe(x), wanted, "map a batch with jax.vmap" if longer else "pass matching lengths")
+
+
+def whole(value, argument: str, least: int, remedy: str) -> None:
+    """An integer that is not below `least`."""
+    integral = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    require(integral and value >= least, argument, repr(value), f"an integer, at least {least}", remedy)
+
+
+def fraction(value, argument: str) -> None:
+    """A number strictly between 0 and 1."""
+    require(0 < value < 1, argument, value, "a number between 0 and 1", f"use for example {0.95}")
 
 
 def same_structure(x: PyTree, y: PyTree, argument: str, other: str) -> None:

@@ -91,7 +91,7 @@ def test_empty_trees_and_failed_answers():
         (lambda: checks.same_structure(jnp.ones(3), jnp.ones(1), "g", "p"), InputError, "as in p"),
         (lambda: checks.finite(jnp.array([1.0, jnp.inf]), "data"), InputError, r"inf at index \(1,\)"),
         (lambda: checks.increasing(jnp.array([0.0, 1.0, 1.0])), InputError, r"times\[2\] <= times\[1\]"),
-        (lambda: checks.increasing(jnp.ones((2, 2))), InputError, "reshape it"),
+        (lambda: checks.increasing(jnp.ones((2, 2))), InputError, "map a batch"),
         (lambda: checks.scalar_function(lambda x: x, "L")(jnp.ones(1)), InputError, r"L: got float\d+\[1\]"),
         (
             lambda: checks.scalar_function(jax.lax.complex, "L")(jnp.ones(()), jnp.ones(())),

@@ -3,7 +3,8 @@
     v(t) = mean over windows of -log p(x_t | x_<t)              band: bootstrap over windows or documents, never tokens
     test: z = contrast / standard error                         can come out false
 
-Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Comes from: an array
+Few documents know their own spread badly: draws are widened by sqrt(D / (D - 1)), and Student's t with D - 1 degrees of freedom
+takes the place of the normal law, D the effective number of documents. Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Comes from: an array
 of velocities (windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
 """
 
@@ -27,7 +28,8 @@ class Curve(NamedTuple):
         low, high: (T,) band of the mean.
         acceleration: (T - 1,) difference of `mean`, nats per token squared (eq. 1).
         acceleration_low, acceleration_high: (T - 1,) its band.
-        replicates: (R, T) bootstrap means, from which every later standard error comes.
+        replicates: (R, T) bootstrap means, spread about `mean` by sqrt(D / (D - 1)), from which every later standard error comes.
+        sources: () D, the effective number of documents (Kish): (sum of n)^2 / (sum of n^2), n their windows.
 
     Example:
         >>> from learnlag_jax.information import Curve
@@ -43,14 +45,17 @@ class Curve(NamedTuple):
     acceleration_low: Array
     acceleration_high: Array
     replicates: Array
+    sources: Array
 
 
 class Deceleration(NamedTuple):
     """Does the velocity fall with context?
 
     Attributes:
-        statistic: falling contrast in standard errors; about N(0, 1) for a flat curve, positive when falling.
-        p_value: chance of a statistic at least as large if the curve is flat or rising.
+        statistic: falling contrast in standard errors, positive when falling; for a flat curve about Student's t with D - 1
+            degrees of freedom, D the effective number of documents.
+        p_value: chance of a statistic at least as large if the curve is flat or rising; like the statistic NaN where the draws
+            do not differ by more than rounding, so that there is nothing to judge by.
         contrast: how much v falls for each e-fold of t, nats per token (least squares on log t).
         standard_error: of the contrast.
 
@@ -77,7 +82,7 @@ def in_context_curve(
         v: (W, T) velocities of W windows, nats per token; not finite only where masked out.
         mask: (W, T) boolean, True where a token counts, at least twice at every position; all if left out. A band is NaN
             where some draw holds no token: too few windows are that long.
-        documents: (W,) integers 0 .. D - 1, the document each window was cut from; windows of one document are drawn
+        documents: (W,) labels, the document each window was cut from, two or more; windows of one document are drawn
             together. Each window its own document if left out.
         replicates: bootstrap draws R.
         level: coverage of the band.
@@ -87,7 +92,8 @@ def in_context_curve(
         `Curve`.
 
     Raises:
-        InputError: fewer than 2 windows or tokens, or (on the host) a velocity that is not finite or a document below 0.
+        InputError: fewer than 2 windows, tokens or documents, a level that is no fraction, too few replicates for it, or (on the
+            host) a velocity that is not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -96,22 +102,27 @@ def in_context_curve(
         >>> curve.mean.tolist(), curve.acceleration.tolist()
         ([4.0, 2.0, 1.0], [-2.0, -1.0])
 
-    Reference: MATH.md section 1; figure 1 of the paper.
+    Reference: MATH.md section 1; figure 1 of the paper; Hesterberg 2015 (what few documents do to a bootstrap).
     """
+    v = jnp.asarray(v)
     checks.shape(v, ("W", "T"), "v")
     checks.floating(v, "v")
+    checks.fraction(level, "level")
+    checks.whole(replicates, "replicates", int(np.ceil(2 / (1 - level))), "draw more: each tail must hold one")
     checks.require(min(v.shape) >= 2, "v", checks.describe(v), "at least 2 windows of 2 tokens", "cut more windows")
     live = jnp.ones(v.shape, bool) if mask is None else jnp.asarray(mask)
     checks.shape(live, v.shape, "mask")
     seen = jnp.where(live, v, jnp.zeros_like(v))
     checks.finite(seen, "v")
     _check_counts(live)
-    ids = np.arange(v.shape[0]) if documents is None else np.asarray(documents)
-    checks.shape(ids, (v.shape[0],), "documents")
-    whole = np.issubdtype(ids.dtype, np.integer) and ids.min() >= 0
-    checks.require(whole, "documents", f"{ids.dtype}, least {ids.min()}", "integers from 0", "number the documents")
+    labels = np.arange(v.shape[0]) if documents is None else np.asarray(documents)
+    checks.require(
+        labels.shape == v.shape[:1], "documents", f"shape {labels.shape}", f"{v.shape[0]} labels", "one a window"
+    )
+    names, ids = np.unique(labels, return_inverse=True)
+    checks.require(len(names) >= 2, "documents", f"{len(names)} document", "2 or more", "leave it out: draw windows")
     key = jax.random.key(0) if key is None else key
-    return _in_context_curve(seen, live, jnp.asarray(ids), key, int(ids.max()) + 1, replicates, level)
+    return _in_context_curve(seen, live, jnp.asarray(ids), key, len(names), replicates, level)
 
 
 def _check_counts(live: Array) -> None:
@@ -127,16 +138,54 @@ def _check_counts(live: Array) -> None:
 def _in_context_curve(v, live, ids: Array, key: Array, total: int, replicates: int, level: float) -> Curve:
     draws, live = _counts(key, ids, total, replicates).astype(v.dtype), live.astype(v.dtype)
     t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
-    return _curve(t, jnp.sum(v, axis=0) / jnp.sum(live, axis=0), (draws @ v) / (draws @ live), level)
+    windows = jnp.bincount(ids, length=total).astype(v.dtype)
+    sources = jnp.sum(windows) ** 2 / jnp.sum(windows**2)
+    mean = jnp.sum(v, axis=0) / jnp.sum(live, axis=0)
+    spread = (draws @ v) / (draws @ live) - mean[None, :]
+    return _curve(t, mean, mean[None, :] + spread * jnp.sqrt(sources / (sources - 1)), sources, level)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _curve(t: Array, mean: Array, replicates: Array, level: float) -> Curve:
-    tail = 50 * (1 - level)
-    band = lambda x: jnp.percentile(x, jnp.asarray([tail, 100 - tail], x.dtype), axis=0)
+@functools.partial(jax.jit, static_argnums=4)
+def _curve(t: Array, mean: Array, replicates: Array, sources: Array, level: float) -> Curve:
+    band = lambda x: percentile_band(x, level, sources)
     slope = lambda x: jnp.diff(x, axis=-1) / jnp.expand_dims(jnp.diff(t).astype(x.dtype), range(x.ndim - 1))
     (low, high), (a_low, a_high) = band(replicates), band(slope(replicates))
-    return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates)
+    return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates, sources)
+
+
+def percentile_band(draws: Array, level: float, sources: Array) -> Array:
+    """(2, ...) low and high: percentiles as far out in the normal law as Student's quantiles are (Hesterberg 2015)."""
+    dof = (sources - 1).astype(draws.dtype)
+
+    def halve(_, x):  # the share of Student's law beyond t is betainc(dof / 2, 1 / 2, x), x = dof / (dof + t^2)
+        low, high = x
+        middle = (low + high) / 2
+        beyond = jax.scipy.special.betainc(dof / 2, jnp.full_like(dof, 0.5), middle) > 1 - level
+        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
+
+    x = jax.lax.fori_loop(0, 50, halve, (jnp.zeros_like(dof), jnp.ones_like(dof)))[1]
+    tail = 100 * jax.scipy.stats.norm.sf(jnp.sqrt(dof * (1 - x) / x))
+    return jnp.percentile(draws, jnp.stack([tail, 100 - tail]), axis=0)
+
+
+def _student_sf(z: Array, dof: Array) -> Array:
+    """P(t > z) of Student's law."""
+    one_side = jax.scipy.special.betainc(dof / 2, jnp.full_like(dof, 0.5), dof / (dof + z**2)) / 2
+    return jnp.where(z > 0, one_side, 1 - one_side)
+
+
+def check_curve(curve, *, binned: bool | None = None) -> None:
+    """A `Curve`, binned or not where that matters; on the host one whose draws are numbers at every position."""
+    checks.require(isinstance(curve, Curve), "curve", type(curve).__name__, "a Curve", "make one with in_context_curve")
+    real = jnp.issubdtype(curve.t.dtype, jnp.floating)
+    checks.require(
+        binned in (None, real), "curve", "a binned curve", "the whole curve", "pass what in_context_curve gave"
+    )
+    if not checks.is_traced(curve.replicates):
+        empty = np.isnan(np.asarray(curve.replicates)).any(0)
+        got = f"no draw at position {int(np.argmax(empty)) + 1}"
+        remedy = f"too few windows are that long: cut them to {int(np.argmax(empty))} tokens"
+        checks.require(not empty.any(), "curve", got, "some token in every draw at every position", remedy)
 
 
 def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve:
@@ -152,6 +201,9 @@ def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve
     Returns:
         `Curve` of B bins; t is real. Fits and tests take it as they take the whole curve.
 
+    Raises:
+        InputError: a curve that is binned already, or (on the host) has no draw at some position.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.information import in_context_curve, log_bins
@@ -162,12 +214,15 @@ def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve
 
     Reference: MATH.md section 1.
     """
-    checks.require(per_octave >= 1, "per_octave", per_octave, "at least 1", "use 1 for doublings")
+    check_curve(curve, binned=False)
+    checks.whole(per_octave, "per_octave", 1, "use 1 for doublings")
+    checks.fraction(level, "level")
     t = np.arange(1, curve.mean.shape[0] + 1)
     label = np.ceil(per_octave * np.log2(t) - 1e-9)
     member = label[None, :] == np.unique(label)[:, None]
     average = jnp.asarray(member / member.sum(1, keepdims=True), curve.mean.dtype)
-    return _curve(average @ curve.t.astype(average.dtype), average @ curve.mean, curve.replicates @ average.T, level)
+    t = average @ curve.t.astype(average.dtype)
+    return _curve(t, average @ curve.mean, curve.replicates @ average.T, curve.sources, level)
 
 
 class Score(NamedTuple):
@@ -207,7 +262,9 @@ def in_context_score(curve: Curve, *, early: int = 50, late: int = 500) -> Score
 
     Reference: Olsson et al. 2022, In-context learning and induction heads (early = 50, late = 500).
     """
+    check_curve(curve, binned=False)
     T = curve.mean.shape[0]
+    checks.whole(early, "early", 1, "a position from 1")
     got = f"early={early}, late={late} of {T} tokens"
     checks.require(1 <= early < late <= T, "early, late", got, "1 <= early < late <= T", "use positions in the window")
     gap = curve.replicates[:, late - 1] - curve.replicates[:, early - 1]
@@ -230,13 +287,14 @@ def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:
 
     Args:
         curve: from `in_context_curve`.
-        start: first position that counts, in tokens from 1; for a model that looks back k tokens, t = k on must be flat.
+        start: first position that counts, in tokens from 1; for a model that looks back k tokens, t = k on must be flat. Of a
+            binned curve the bins count whose t is at least that.
 
     Returns:
         `Deceleration`; `p_value` is the p of "flat or rising".
 
     Raises:
-        InputError: fewer than two positions left.
+        InputError: fewer than two positions left, or (on the host) no draw at some position.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -249,16 +307,21 @@ def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:
 
     Reference: MATH.md section 1, Insight 1.
     """
-    length = curve.mean.shape[0]
-    checks.require(1 <= start <= length - 1, "start", start, f"1 .. {length - 1}", "leave at least two positions")
+    check_curve(curve)
+    checks.whole(start, "start", 1, "positions are counted from 1")
+    if not checks.is_traced(curve.t):
+        left = int(np.sum(np.asarray(curve.t) >= start))
+        checks.require(left >= 2, "start", f"{start}, {left} positions left", "two positions or more", "start earlier")
     return _deceleration(curve, start)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _deceleration(curve: Curve, start: int) -> Deceleration:
-    x = jnp.log(curve.t[start - 1 :].astype(curve.mean.dtype))
-    weights = -(x - jnp.mean(x)) / jnp.sum((x - jnp.mean(x)) ** 2)
-    contrast = jnp.dot(weights, curve.mean[start - 1 :])
-    error = jnp.std(curve.replicates[:, start - 1 :] @ weights, ddof=1)
-    z = contrast / jnp.maximum(error, jnp.finfo(error.dtype).tiny)
-    return Deceleration(z, jax.scipy.stats.norm.sf(z), contrast, error)
+@jax.jit
+def _deceleration(curve: Curve, start) -> Deceleration:
+    x, counts = jnp.log(curve.t.astype(curve.mean.dtype)), curve.t >= start
+    x = jnp.where(counts, x - jnp.mean(x, where=counts), 0)
+    weights = -x / jnp.sum(x**2)
+    contrast = jnp.dot(weights, curve.mean)
+    error = jnp.std(curve.replicates @ weights, ddof=1)
+    rounding = 16 * jnp.finfo(error.dtype).eps * jnp.dot(jnp.abs(weights), jnp.abs(curve.mean))
+    z = jnp.where(error > rounding, contrast / error, jnp.nan)
+    return Deceleration(z, _student_sf(z, curve.sources - 1), contrast, error)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.curves import Curve
+from learnlag_jax.information.curves import Curve, check_curve, deceleration_test, percentile_band
 from learnlag_jax.vocabulary import Array, Status
 
 REFITS = 100  # bootstrap replicates that are fitted again: enough for a 95 % band, and a fit is the costly part
@@ -34,8 +34,9 @@ class Decay(NamedTuple):
         low, high: `(v_inf, c, t0, b)` bands from the bootstrap replicates, each (4,).
         residual: root mean square misfit, nats per token.
         replicates: (R, 4) parameters of the refitted replicates.
-        status: int32 `Status`; singular where the curve does not determine its limit: the band of v_inf is wider than the whole
-            fall, v_inf lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the
+        sources: () of the curve.
+        status: int32 `Status`; singular where the curve does not determine its limit: the test of "flat or rising" is not
+            rejected at 1 %, the band of v_inf is wider than the whole fall, v_inf lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the
             approach is faster than a power law, v_inf is determined and b runs to its other edge: see `compare_decays`.
 
     Example:
@@ -52,6 +53,7 @@ class Decay(NamedTuple):
     high: Array
     residual: Array
     replicates: Array
+    sources: Array
     status: Array
 
 
@@ -75,17 +77,18 @@ class Comparison(NamedTuple):
 
 
 class Context(NamedTuple):
-    """A length of context in tokens and its band.
+    """A length of context in tokens, its band, and the status of the fit it comes from.
 
     Example:
         >>> from learnlag_jax.information import Context
-        >>> Context(100.0, 80.0, 130.0).t
+        >>> Context(100.0, 80.0, 130.0, 0).t
         100.0
     """
 
     t: Array | float
     low: Array | float
     high: Array | float
+    status: Array | int
 
 
 def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
@@ -100,6 +103,9 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
     Returns:
         `Decay`; look at its status before you quote a limit.
 
+    Raises:
+        InputError: a level that is no fraction, or (on the host) a curve without draws at some position.
+
     Statuses:
         converged, or singular where the limit is not determined.
 
@@ -113,6 +119,8 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
 
     Reference: MATH.md section 1.
     """
+    check_curve(curve)
+    checks.fraction(level, "level")
     return _decay_fit(curve, level)
 
 
@@ -121,12 +129,13 @@ def _decay_fit(curve: Curve, level: float) -> Decay:
     t = curve.t.astype(curve.mean.dtype)
     best, misfit = _power(t, curve.mean)
     many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
-    low, high = _band(many, level)
+    low, high = percentile_band(many, level, curve.sources)
     v_inf, c, t0, b = best
+    falls = ~(deceleration_test(curve).p_value > 0.01)  # NaN where windows do not differ: nothing says that it does not
     seen = high[0] - low[0] < curve.mean[0] - v_inf  # the limit is known more closely than the fall towards it is long
-    determined = seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
+    determined = falls & seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
     status = jnp.where(determined, Status.converged, Status.singular).astype(jnp.int32)
-    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, status)
+    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, curve.sources, status)
 
 
 def compare_decays(curve: Curve) -> Comparison:
@@ -153,6 +162,7 @@ def compare_decays(curve: Curve) -> Comparison:
 
     Reference: MATH.md section 1; Akaike 1974.
     """
+    check_curve(curve)
     return _compare_decays(curve)
 
 
@@ -169,7 +179,8 @@ def _compare_decays(curve: Curve) -> Comparison:
 
     misfit, score = scores(curve.mean)
     _, many = jax.vmap(scores)(curve.replicates[:REFITS])
-    wins = jnp.mean(jax.nn.one_hot(jnp.argmin(many, axis=1), 3, dtype=t.dtype), axis=0)
+    best = jax.nn.one_hot(jnp.argmin(many, axis=1), 3, dtype=t.dtype)
+    wins = jnp.mean(jnp.where(jnp.isfinite(many), best, jnp.nan), axis=0)
     return Comparison(jnp.sqrt(misfit), score, wins)
 
 
@@ -184,10 +195,11 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
         level: coverage of the band, from the refitted replicates.
 
     Returns:
-        `Context`; at least 1 token.
+        `Context`; at least 1 token. A context longer than the curve was is an extrapolation. Where the fit is not converged
+        its status is passed on.
 
     Raises:
-        InputError: a gain that is not above zero.
+        InputError: a gain that is not one number above zero, or a level that is no fraction.
 
     Example:
         >>> import jax.numpy as jnp
@@ -199,19 +211,19 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
 
     Reference: MATH.md section 1.
     """
+    checks.shape(gain, (), "gain")
     checks.require(gain > 0, "gain", gain, "nats per token squared, above zero", "use for example 0.001")
+    checks.fraction(level, "level")
 
     def at(parameters):
         _, c, t0, b = parameters
-        return jnp.maximum((c * b / gain) ** (1 / (b + 1)) - t0, jnp.ones_like(c))
+        length = jnp.exp(
+            (jnp.log(c) + jnp.log(b) - jnp.log(jnp.asarray(gain, c.dtype))) / (b + 1)
+        )  # c may be beyond c / gain
+        return jnp.maximum(length - t0, jnp.ones_like(c))
 
-    low, high = _band(jax.vmap(at)(fit.replicates), level)
-    return Context(at((fit.v_inf, fit.c, fit.t0, fit.b)), low, high)
-
-
-def _band(values: Array, level: float) -> Array:
-    tail = 50 * (1 - level)
-    return jnp.percentile(values, jnp.asarray([tail, 100 - tail], values.dtype), axis=0)
+    low, high = percentile_band(jax.vmap(at)(fit.replicates), level, fit.sources)
+    return Context(at((fit.v_inf, fit.c, fit.t0, fit.b)), low, high, fit.status)
 
 
 @jax.jit
@@ -281,4 +293,4 @@ def _line(x: Array, v: Array, floor: float) -> tuple[Array, Array]:
     limit = mv - c * mx
     through_zero = jnp.sum(x * v) / jnp.sum(x * x)
     c, limit = jnp.where(limit < floor, through_zero, c), jnp.maximum(limit, floor)
-    return jnp.where(c < 0, mv, limit), jnp.maximum(c, 0)
+    return jnp.where(c < 0, jnp.maximum(mv, floor), limit), jnp.maximum(c, 0)

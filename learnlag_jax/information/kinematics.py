@@ -53,7 +53,7 @@ def velocity(position: Array) -> Array:
         position: (..., T) nats.
 
     Returns:
-        (..., T) nats per token.
+        (..., T) nats per token; 0 where a token was masked out of the position, which does not know it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,7 +127,7 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
         (...) bits per byte over the last axis.
 
     Raises:
-        InputError: shapes that differ.
+        InputError: shapes that differ, or (on the host) sizes that are negative or all zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,7 +137,13 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
 
     Reference: MATH.md section 1 (units).
     """
-    v = _sequence(v, "v")
-    checks.require(jnp.shape(sizes) == v.shape, "sizes", checks.describe(sizes), checks.describe(v), "one size a token")
-    counted = jnp.where(jnp.isnan(v), jnp.zeros_like(v), jnp.asarray(sizes).astype(v.dtype))
+    v, sizes = _sequence(v, "v"), jnp.asarray(sizes)
+    checks.shape(sizes, v.shape, "sizes")
+    counted = jnp.where(jnp.isnan(v), jnp.zeros_like(v), sizes.astype(v.dtype))
+    if not checks.is_traced(counted):
+        least, total = float(jnp.min(counted)), float(jnp.min(jnp.sum(counted, axis=-1)))
+        got = f"least {least:g}, sum {total:g}"
+        checks.require(
+            least >= 0 and total > 0, "sizes", got, "bytes, not all zero", "count the UTF-8 bytes of every token"
+        )
     return bits(position(v)[..., -1]) / jnp.sum(counted, axis=-1)

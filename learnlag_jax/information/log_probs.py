@@ -23,15 +23,17 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
 
     Args:
         logits: (T, V) real; row t is the prediction of token t, made before seeing it. Log-probabilities will do.
+            A causal language model's row t predicts token t + 1: pass `logits[:-1]` and `tokens[1:]`.
         tokens: (T,) integers in 0 .. V - 1.
-        mask: (T,) boolean, True where the token counts; all if left out.
+        mask: (T,) boolean, True where the token counts; all if left out. What is masked out may hold anything.
 
     Returns:
-        (T,) nats per token, in at least float32; NaN where masked out and, inside jit, where a row predicts nothing.
+        (T,) nats per token, in at least float32; NaN where masked out and, inside jit, where an id is out of range or a row
+        predicts nothing.
 
     Raises:
-        InputError: shapes that do not fit; on the host also an id out of range (a gather would clamp it) or a row that
-            predicts nothing: NaN or +inf in it, or -inf everywhere.
+        InputError: shapes that do not fit; on the host also an id out of range or a row that predicts nothing: NaN or +inf in
+            it, or -inf everywhere.
         DTypeError: tokens that are not integers.
 
     Example:
@@ -43,13 +45,18 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
 
     Reference: MATH.md section 1; eq. 1.
     """
+    logits, tokens = jnp.asarray(logits), jnp.asarray(tokens)
     checks.shape(logits, ("T", "V"), "logits")
     checks.floating(logits, "logits")
-    _check_tokens(tokens, logits.shape)
-    _check_rows(logits)
+    live = check_tokens(tokens, logits.shape, mask)
+    _check_rows(logits, live, "logits")
     wide = logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+    wide = (
+        wide if mask is None else jnp.where(live[:, None], wide, jnp.zeros_like(wide))
+    )  # else its NaN reach the gradient
     chosen = jnp.take_along_axis(wide, tokens[:, None], axis=1)[:, 0]
-    return _masked(jax.nn.logsumexp(wide, axis=1) - chosen, mask)
+    top = jax.lax.stop_gradient(jnp.max(wide, axis=1))  # near it the logarithm of the sum keeps its digits
+    return _masked((top - chosen) + jnp.log(jnp.sum(jnp.exp(wide - top[:, None]), axis=1)), live)
 
 
 def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: int = 1024, mask=None) -> Array:
@@ -79,73 +86,89 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
 
     Reference: MATH.md section 1.
     """
+    states, embedding, tokens = jnp.asarray(states), jnp.asarray(embedding), jnp.asarray(tokens)
     checks.shape(states, ("T", "d"), "states")
     checks.shape(embedding, ("V", states.shape[1]), "embedding")
     checks.floating((states, embedding), "states, embedding")
     same = jnp.result_type(states) == jnp.result_type(embedding)
     checks.require(same, "embedding", checks.describe(embedding), f"{states.dtype}", "cast one", checks.DTypeError)
-    checks.require(chunk >= 1, "chunk", chunk, "at least 1 word", "use for example 1024")
+    checks.whole(chunk, "chunk", 1, "use for example 1024 words")
     vocabulary = embedding.shape[0]
-    _check_tokens(tokens, (states.shape[0], vocabulary))
+    live = check_tokens(tokens, (states.shape[0], vocabulary), mask)
+    _check_rows(states, live, "states")
+    checks.finite(embedding, "embedding")
+    states = states if mask is None else jnp.where(live[:, None], states, jnp.zeros_like(states))
     pieces = -(-vocabulary // chunk)
     padded = jnp.pad(embedding, ((0, pieces * chunk - vocabulary), (0, 0))).reshape(pieces, chunk, -1)
-    live = (jnp.arange(pieces * chunk) < vocabulary).reshape(pieces, chunk)
+    words = (jnp.arange(pieces * chunk) < vocabulary).reshape(pieces, chunk)
 
     wide = states.dtype if states.dtype.itemsize >= 4 else jnp.float32
 
     @jax.checkpoint
-    def step(total, piece):
-        rows, alive = piece
+    def step(carry, piece):
+        top, total, chosen = carry
+        rows, alive, first = piece
         logits = jnp.matmul(states, rows.T, preferred_element_type=wide)
         logits = jnp.where(alive[None, :], logits, -jnp.inf)
-        return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=1)), None
+        # the chosen logit comes from the same product as the sum, or rounding could make a probability above one
+        here = (tokens - first)[:, None]
+        inside = (here[:, 0] >= 0) & (here[:, 0] < chunk)
+        own = jnp.take_along_axis(logits, jnp.clip(here, 0, chunk - 1), axis=1)[:, 0]
+        higher = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(logits, axis=1)))
+        total = total * jnp.exp(top - higher) + jnp.sum(jnp.exp(logits - higher[:, None]), axis=1)
+        return (higher, total, jnp.where(inside, own, chosen)), None
 
-    start = jnp.full(states.shape[:1], -jnp.inf, wide)
-    total, _ = jax.lax.scan(step, start, (padded, live))
-    return _masked(total - jnp.sum(states.astype(wide) * embedding[tokens].astype(wide), axis=1), mask)
+    nothing = jnp.zeros(states.shape[:1], wide)
+    first = chunk * jnp.arange(pieces, dtype=tokens.dtype)
+    (top, total, chosen), _ = jax.lax.scan(step, (nothing - jnp.inf, nothing, nothing), (padded, words, first))
+    return _masked((top - chosen) + jnp.log(total), live)
 
 
-def _masked(v: Array, mask) -> Array:
-    finite = jnp.where(jnp.isfinite(v) | (v == jnp.inf), v, jnp.nan)
-    if mask is None:
-        return finite
-    checks.shape(mask, v.shape, "mask")
-    return jnp.where(mask, finite, jnp.nan)
+def _masked(v: Array, live: Array) -> Array:
+    return jnp.where(live & (v > -jnp.inf), v, jnp.nan)
 
 
-def _check_tokens(tokens, shape) -> None:
+def check_tokens(tokens, shape, mask=None) -> Array:
+    """(T,) True where a token counts and is one of the vocabulary; on the host a token that counts and is none is refused."""
     checks.shape(tokens, shape[:1], "tokens")
     integral = jnp.issubdtype(jnp.result_type(tokens), jnp.integer)
     checks.require(integral, "tokens", checks.describe(tokens), "integer ids", "encode the text", checks.DTypeError)
-    if not checks.is_traced(tokens):
-        ids = np.asarray(tokens)
-        bad = np.flatnonzero((ids < 0) | (ids >= shape[1]))
-        got = "" if not len(bad) else f"{ids[bad[0]]} at index {bad[0]}"
-        checks.require(not len(bad), "tokens", got, f"ids 0 .. {shape[1] - 1}", "use the model's own tokenizer")
+    counts = jnp.ones(shape[:1], bool) if mask is None else jnp.asarray(mask)
+    checks.shape(counts, shape[:1], "mask")
+    known = (tokens >= 0) & (tokens < shape[1])
+    if not checks.is_traced(tokens, counts):
+        bad = np.flatnonzero(np.asarray(counts & ~known))
+        got = "" if not len(bad) else f"{tokens[bad[0]]} at index {bad[0]}"
+        checks.require(
+            not len(bad), "tokens", got, f"ids 0 .. {shape[1] - 1}", "use the model's own tokenizer, or a mask"
+        )
+    return counts & known
 
 
-def _check_rows(logits) -> None:
-    """On the host: every row must be a prediction, so its largest logit is a finite number."""
-    if not checks.is_traced(logits):
-        largest = np.asarray(jnp.max(logits, axis=1)).astype(np.float64)
+def _check_rows(rows, live, argument: str) -> None:
+    """On the host: every row that counts must be a prediction, so its largest entry is a finite number."""
+    if not checks.is_traced(rows, live):
+        largest = np.asarray(jnp.where(live, jnp.max(rows, axis=1), 0)).astype(np.float64)
         bad = np.flatnonzero(~np.isfinite(largest))
         kind = "" if not len(bad) else "-inf everywhere" if largest[bad[0]] < 0 else f"{largest[bad[0]]}"
         got = "" if not len(bad) else f"{kind} in row {bad[0]}"
-        checks.require(not len(bad), "logits", got, "a finite largest logit in every row", "check the model")
+        checks.require(
+            not len(bad), argument, got, "a finite largest entry in every row", "check the model, or mask it"
+        )
 
 
 def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
-    """Host gate for log-probabilities of observed tokens read from elsewhere: finite and not above zero.
+    """Host gate for log-probabilities of observed tokens read from elsewhere: numbers that are not above zero.
 
     Args:
         log_probs: (..., T) array of log p(x_t | x_<t), nats.
         argument: the name to use in the error.
 
     Returns:
-        The same numbers as a NumPy array.
+        The same numbers as a NumPy array; -inf stays, the surprisal of what was held impossible is infinite.
 
     Raises:
-        InputError: NaN, a row that is -inf everywhere, or a positive log-probability; names the largest.
+        InputError: NaN, a row that is -inf everywhere, or a log-probability above zero by more than rounding (1e-6); says where.
 
     Example:
         >>> from learnlag_jax.information import check_log_probs
@@ -156,12 +179,15 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
     """
     array = np.asarray(log_probs, np.float64)
     checks.require(array.size, argument, "no entries", "at least one log-probability", "score a longer text")
-    checks.require(not np.isnan(array).any(), argument, "NaN", "log-probabilities", "drop or mask the token")
+    nan = np.argwhere(np.isnan(array))
+    got = "" if not len(nan) else f"NaN at index {tuple(map(int, nan[0]))}"
+    checks.require(
+        not len(nan), argument, got, "log-probabilities", "leave out what has no prediction (the first token)"
+    )
     dead = np.flatnonzero(~np.isfinite(np.atleast_2d(array)).any(-1))
     got = "" if not len(dead) else f"-inf everywhere in row {dead[0]}"
     checks.require(not len(dead), argument, got, "some finite entry in every row", "check the model")
-    largest = float(array.max())
-    checks.require(
-        largest <= 1e-6, argument, f"maximum {largest:g}", "at most 0", "pass log-probabilities in nats, not losses"
-    )
+    where = tuple(map(int, np.unravel_index(array.argmax(), array.shape)))
+    got, remedy = f"{array.max():g} at index {where}", "pass log-probabilities in nats, not losses"
+    checks.require(array.max() <= 1e-6, argument, got, "at most 0", remedy)
     return array

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.vocabulary import Array, Status
+from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
 class LossMotion(NamedTuple):
@@ -98,8 +98,9 @@ class LearningTime(NamedTuple):
     """Steps from the start of a run to a threshold, and what happened.
 
     Attributes:
-        value: (), steps; NaN where the loss stops falling on the way; a lower bound where the threshold is not reached.
-        status: int32 `Status`: converged, not_reached, or stagnated.
+        value: (), steps; NaN where the loss stops falling on the way or the smoothing decides the answer; a lower bound where the
+            threshold is not reached.
+        status: int32 `Status`: converged, not_reached, stagnated or inconsistent.
 
     Example:
         >>> from learnlag_jax.information import LearningTime
@@ -116,7 +117,9 @@ def learning_time(motion: LossMotion, threshold) -> LearningTime:
 
         T = integral from threshold to eps(0) of d eps / eta(eps)
 
-    by the trapezoid rule in eps between steps, second order in the step.
+    by the trapezoid rule in eps between steps, second order in the step. Loss and speed are smoothed by the same bandwidth but are
+    not each other's derivative: where the loss bends within a bandwidth the integral leaves the time at which the smoothed loss
+    crosses the threshold. More than a twentieth of it (and one step) is too much.
 
     Args:
         motion: from `loss_motion`.
@@ -125,9 +128,13 @@ def learning_time(motion: LossMotion, threshold) -> LearningTime:
     Returns:
         `LearningTime`, in steps; zero where the run starts below the threshold.
 
+    Raises:
+        InputError: a threshold that is not one finite number.
+
     Statuses:
         converged; not_reached (the value is the length of the run, a lower bound); stagnated (a speed that is not positive
-        before the threshold: the integral does not exist, a first crossing still may).
+        before the threshold: the integral does not exist, a first crossing still may); inconsistent (the integral is not
+        the crossing of the smoothed loss: take a smaller bandwidth).
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,7 +146,11 @@ def learning_time(motion: LossMotion, threshold) -> LearningTime:
     Reference: MATH.md section 3, eq. 5.
     """
     loss, speed = motion.loss, motion.speed
+    checks.require(
+        isinstance(motion, LossMotion), "motion", type(motion).__name__, "a LossMotion", "make it by loss_motion"
+    )
     checks.shape(threshold, (), "threshold")
+    checks.finite(threshold, "threshold")
     threshold = jnp.asarray(threshold, loss.dtype)
     left = jnp.arange(len(loss)) < jnp.argmax(loss <= threshold)  # steps before the crossing
     reached = jnp.any(loss <= threshold)
@@ -150,6 +161,12 @@ def learning_time(motion: LossMotion, threshold) -> LearningTime:
     moving = (speed[:-1] > 0) & (end > 0)
     time = part * fall * (1 / jnp.where(moving, speed[:-1], 1) + 1 / jnp.where(moving, end, 1)) / 2
     falls = jnp.all(moving | ~before)
-    value = jnp.where(falls, jnp.sum(jnp.where(before, time, 0)), jnp.nan)
-    status = jnp.where(falls, jnp.where(reached, Status.converged, Status.not_reached), Status.stagnated)
-    return LearningTime(value, status.astype(jnp.int32))
+    integral, crossing = jnp.sum(jnp.where(before, time, 0)), jnp.sum(jnp.where(before, part, 0))
+    apart = reached & (jnp.abs(integral - crossing) > jnp.maximum(1, crossing / 20))
+    status = first_failure(
+        status_where(~falls, Status.stagnated),
+        status_where(apart, Status.inconsistent),
+        status_where(~reached, Status.not_reached),
+    )
+    spent = jnp.where(reached, integral, len(loss) - 1)
+    return LearningTime(jnp.where(falls & ~apart, spent, jnp.nan), status)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.information.log_probs import surprisal
+from learnlag_jax.information.log_probs import check_tokens, surprisal
 from learnlag_jax.vocabulary import Array, PyTree
 
 
@@ -60,22 +60,29 @@ def start_stream(state: PyTree, logits: Array) -> Stream:
     """
     checks.shape(logits, ("V",), "logits")
     checks.floating(logits, "logits")
-    zero = jnp.zeros((), logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32)
-    return Stream(state, logits, zero, zero, jnp.zeros((), jnp.int32))
+    zero = lambda: jnp.zeros((), logits.dtype if logits.dtype.itemsize >= 4 else jnp.float32)
+    return Stream(
+        state, logits, zero(), zero(), jnp.zeros((), jnp.int32)
+    )  # its own buffer each: a stream may be donated
 
 
 def read_stream(step: Callable, stream: Stream, tokens: Array) -> tuple[Stream, Array]:
     """Read on: the velocities of the next tokens, and where the reading stands after them.
 
-    Reading a text in pieces gives the same velocities as reading it at once. Jit it with `step` static, donate the stream.
+    Reading a text in pieces gives the same velocities as reading it at once. To keep memory in place:
+    `read = jax.jit(read_stream, static_argnums=0, donate_argnums=1)`, then `stream, v = read(step, stream, tokens)`.
 
     Args:
         step: `step(state, token) -> (state, logits)` with the shapes and dtypes it was given.
         stream: from `start_stream` or the last `read_stream`.
-        tokens: (T,) integers.
+        tokens: (T,) integers in 0 .. V - 1.
 
     Returns:
-        The stream after the tokens, and their velocities (T,), nats per token.
+        The stream after the tokens, and their velocities (T,), nats per token; NaN for an id out of range seen under `jit`.
+
+    Raises:
+        InputError: a step whose state or logits are not like those it was given; on the host an id out of range.
+        DTypeError: tokens that are not integers.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,13 +94,19 @@ def read_stream(step: Callable, stream: Stream, tokens: Array) -> tuple[Stream, 
 
     Reference: MATH.md section 1.
     """
+    tokens = jnp.asarray(tokens)
     checks.shape(tokens, ("T",), "tokens")
+    check_tokens(tokens, (len(tokens), len(stream.logits)))
+    after = jax.eval_shape(step, stream.state, jax.ShapeDtypeStruct((), tokens.dtype))
+    before = stream.state, stream.logits
+    checks.same_structure(after, before, "step(state, token)", "(state, logits)")
+    checks.same_dtypes(after, before, "step(state, token)", "(state, logits)")
 
     def one(s: Stream, token):
         v = surprisal(s.logits[None, :], token[None])[0]
         total = s.position + v
         larger, smaller = jnp.maximum(s.position, v), jnp.minimum(s.position, v)
-        lost = s.lost + ((larger - total) + smaller)
+        lost = jnp.where(jnp.isfinite(total), s.lost + ((larger - total) + smaller), s.lost)
         state, logits = step(s.state, token)
         return Stream(state, logits, total, lost, s.tokens + jnp.int32(1)), v
 

@@ -41,6 +41,7 @@ def test_log_probs_of_another_program_give_the_curve_that_was_put_in(tmp_path):
         "kinematics.png",
         "kinematics.svg",
         "velocity.csv",
+        "velocity-binned.csv",
         "fit.csv",
         "acceleration.csv",
         "summary.json",
@@ -133,9 +134,9 @@ def test_bad_text_is_refused_by_name(tmp_path, content, message):
 @pytest.mark.parametrize(
     "rows, message",
     [
-        ([[0.5, -1.0], [-1.0, -1.0]], "maximum 0.5"),
+        ([[0.5, -1.0], [-1.0, -1.0]], "0.5 at index"),
         ([[np.nan, -1.0], [-1.0, -1.0]], "NaN"),
-        ([[-np.inf, -1.0], [-1.0, -1.0]], "inf at index"),
+        ([[-np.inf, -1.0], [-1.0, -1.0]], "-inf at index"),
         ([[-np.inf] * 2] * 2, "-inf everywhere"),
         ([-1.0, -1.0], "shape"),
     ],
@@ -150,12 +151,16 @@ def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 no")
     (tmp_path / "y.jsonl").write_text('{"log_probs": [-1]}\n{"log_probs": [-1, -2]}')
     (tmp_path / "z.jsonl").write_text('{"log": 1}')
+    (tmp_path / "null.jsonl").write_text('{"log_probs": [null, -1]}')
+    (tmp_path / "empty.jsonl").write_text("")
     np.savez(tmp_path / "w.npz", other=np.zeros(2))
     for name, message in (
         ("x.npz", "damaged"),
         ("y.jsonl", "unequal|rows of"),
         ("z.jsonl", "line 1"),
         ("w.npz", "log_probs"),
+        ("null.jsonl", "line 1: got null at index 0"),
+        ("empty.jsonl", "no lines"),
     ):
         with pytest.raises(InputError, match=message):
             readings.log_probs(tmp_path / name)
@@ -163,6 +168,9 @@ def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
         (("--model", "gpt"), "--model: got gpt"),
         (("--model", "trained"), "--text: got nothing"),
         (("--windows", 1, "--text", "a"), "--windows: got 1"),
+        (("--text", tmp_path / "no.txt"), "--text: got .*no.txt"),
+        (("--model", tmp_path / "no.npz"), "--model: got .*no.npz"),
+        (("--model", tmp_path / "w.npz", "--text", "a"), "--text: got a; expected no text beside"),
     ):
         with pytest.raises(InputError, match=message):
             _run(*words, "--out", tmp_path / "out")

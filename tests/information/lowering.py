@@ -11,7 +11,7 @@ LOGITS = jnp.zeros((6, 8), jnp.float32)
 
 
 def _curve(v):
-    return information.in_context_curve(v, key=jax.random.key(0), replicates=8)
+    return information.in_context_curve(v, key=jax.random.key(0), replicates=40)
 
 
 def _step(state, token):

@@ -90,7 +90,7 @@ def test_the_fit_finds_the_decay_that_was_put_in(float64, truth):
     t = jnp.arange(1.0, 97.0)
     v_inf, c, t0, b = truth
     v = v_inf + c * (t + t0) ** -b
-    fit = decay_fit(in_context_curve(jnp.tile(v[None], (2, 1)), replicates=4))
+    fit = decay_fit(in_context_curve(jnp.tile(v[None], (2, 1)), replicates=40))
     assert float(fit.residual) < 1e-4
     if v_inf > 0:  # a limit of zero is the floor, not a finding
         assert int(fit.status) == Status.converged
@@ -99,21 +99,21 @@ def test_the_fit_finds_the_decay_that_was_put_in(float64, truth):
 
 
 def test_a_flat_curve_has_its_mean_as_limit(dtype):
-    fit = decay_fit(in_context_curve(jnp.full((3, T), 1.5, dtype), replicates=4))
+    fit = decay_fit(in_context_curve(jnp.full((3, T), 1.5, dtype), replicates=40))
     assert_close(fit.v_inf + fit.c * (24 + fit.t0) ** -fit.b, jnp.asarray(1.5, dtype), ulps=256)
     assert int(fit.status) == Status.singular  # nothing falls, so no exponent can be found
 
 
 def test_an_approach_faster_than_any_power_law_still_has_its_limit(float64):
     t = jnp.arange(1.0, 97.0)
-    fit = decay_fit(in_context_curve(jnp.tile(2 + 3 * jnp.exp(-t / 5)[None], (2, 1)), replicates=4))
+    fit = decay_fit(in_context_curve(jnp.tile(2 + 3 * jnp.exp(-t / 5)[None], (2, 1)), replicates=40))
     assert int(fit.status) == Status.converged
     assert abs(float(fit.v_inf) - 2) < 0.02
 
 
 def test_a_curve_without_a_limit_is_not_given_one(float64):
     """A straight line in log t falls for ever: every power law with a small exponent fits it as well as the next."""
-    curve = in_context_curve(jnp.tile(5 - 0.5 * jnp.log(jnp.arange(1.0, 97.0))[None], (2, 1)), replicates=4)
+    curve = in_context_curve(jnp.tile(5 - 0.5 * jnp.log(jnp.arange(1.0, 97.0))[None], (2, 1)), replicates=40)
     assert int(decay_fit(curve).status) == Status.singular
 
 
@@ -129,8 +129,11 @@ def test_a_curve_without_a_limit_is_not_given_one(float64):
 def test_bad_input_is_refused_by_name(v, message):
     with pytest.raises(InputError, match=message):
         in_context_curve(v)
-    for documents in ([0, -1], [0.0, 1.0]):
+    for documents in ([0, 1, 2], ["one", "one"]):
         with pytest.raises(InputError, match="documents: got"):
             in_context_curve(jnp.ones((2, 3)), documents=documents)
+    for wrong in ({"level": 95}, {"level": 0.0}, {"replicates": 39}, {"replicates": 1e3}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}: got"):
+            in_context_curve(jnp.ones((2, 3)), **wrong)
     with pytest.raises(InputError, match="start"):
         deceleration_test(in_context_curve(jnp.ones((2, 3))), start=3)

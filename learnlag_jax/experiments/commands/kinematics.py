@@ -4,7 +4,8 @@
 
 The model is SmolLM2 (its package installed apart), a small byte transformer trained here on part of the text, another GGUF
 file, or log-probabilities from any other program (.npz with an array `log_probs` (windows, tokens) and, if known, `documents`;
-.jsonl with one object a line: {"log_probs": [...], "document": "name"}). What was trained and scored is kept under DIR/cache by
+.jsonl with one object a line: {"log_probs": [...], "document": "name"}), natural logarithms of the probability of what came,
+already aligned: the first token, which nothing predicts, left out. What was trained and scored is kept under DIR/cache by
 content hash, so an interrupted run goes on where it stopped.
 """
 
@@ -14,6 +15,7 @@ import json
 import math
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -30,6 +32,7 @@ from learnlag_jax.experiments.language.readings import Reading
 from learnlag_jax.vocabulary import Status
 
 BLUE, GREY = "#2563a8", "#777777"
+GAIN = 1e-3  # nats per token squared: where the context is called long enough
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", nargs="+", metavar="FILE", help="UTF-8 text files, each a document; or the word sotu or king_james"
     )
     parser.add_argument(
-        "--model", default="trained", metavar="NAME", help="smollm2, trained, or a .gguf, .npz or .jsonl"
+        "--model",
+        default="trained",
+        metavar="NAME",
+        help="smollm2, trained, a .gguf, or log-probabilities: .npz, .jsonl (see README)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument("--windows", type=int, default=256, metavar="N", help="most windows to score (default: 256)")
@@ -65,7 +71,13 @@ def kinematics(arguments: argparse.Namespace) -> int:
         with report.output_directory(arguments.out) as stage, progress() as track:
             reading = readings.log_probs(Path(arguments.model)) if given else readings.read(arguments, texts, track)
             summary, figure, table = motion(reading, arguments.seed)
-            _write(stage, summary, figures.draw(figure))
+            run = {
+                "model": arguments.model,
+                "text": arguments.text,
+                "seed": arguments.seed,
+                "version": version("learnlag_jax"),
+            }
+            _write(stage, {**summary, "run": run}, figures.draw(figure))
     except KeyboardInterrupt:
         print("learnlag: interrupted; the same command goes on from what is kept in cache/", file=sys.stderr)
         return 130
@@ -88,8 +100,11 @@ def _check(arguments) -> None:
     kinds = "smollm2, trained, or a file ending in .gguf, .npz or .jsonl"
     known = arguments.model in ("smollm2", "trained") or Path(arguments.model).suffix in (".gguf", ".npz", ".jsonl")
     checks.require(known, "--model", arguments.model, kinds, "see learnlag kinematics --help")
-    needs = not arguments.model.endswith((".npz", ".jsonl"))
-    checks.require(arguments.text or not needs, "--text", "nothing", "one or more text files", "name a UTF-8 file")
+    given, named = arguments.model.endswith((".npz", ".jsonl")), " ".join(arguments.text or ())
+    checks.require(arguments.text or given, "--text", "nothing", "one or more text files", "name a UTF-8 file")
+    checks.require(
+        not (arguments.text and given), "--text", named, f"no text beside {arguments.model}", "leave one out"
+    )
 
 
 def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, str]]]:
@@ -97,11 +112,14 @@ def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, s
     v = jnp.asarray(reading.v, jax.dtypes.canonicalize_dtype(np.float64))
     curve = information.in_context_curve(v, documents=reading.documents, key=jax.random.key(seed))
     fit, test = information.decay_fit(curve), information.deceleration_test(curve)
-    contest, context = information.compare_decays(curve), information.effective_context(fit, 1e-3)
+    contest, context = information.compare_decays(curve), information.effective_context(fit, GAIN)
     unit = f"nats per {reading.token}"
     per_byte = float(information.bits(jnp.mean(v))) / reading.bytes_per_token
     between = lambda low, high: f"({float(low):.3g} to {float(high):.3g})"
     found = lambda text: text if int(fit.status) == Status.converged else "not determined by these tokens"
+    beyond = f"{reading.token}s" + (", extrapolated" if float(context.t) > v.shape[1] else "")
+    p_value = f"{float(test.p_value):.2g}" if float(test.p_value) > 0 else "below the least number"
+    p_value = "not determined: windows do not differ" if math.isnan(float(test.p_value)) else p_value
     form = ("power law", "exponential", "logarithm")[int(jnp.argmax(contest.wins))]
     lines = [
         ("windows x tokens", f"{v.shape[0]} x {v.shape[1]}; {reading.note}"),
@@ -112,68 +130,75 @@ def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, s
         ("limit v_inf", found(f"{float(fit.v_inf):.3f} {between(fit.low[0], fit.high[0])} {unit}")),
         ("exponent b", found(f"{float(fit.b):.3g} {between(fit.low[3], fit.high[3])}")),
         ("best form", f"{form}, in {100 * float(jnp.max(contest.wins)):.0f} % of replicates"),
-        ("0.001 a step from", f"{float(context.t):.0f} {between(context.low, context.high)} {reading.token}s"),
-        ("p (flat or rising)", f"{float(test.p_value):.2g}; falls {float(test.contrast):.3f} {unit} per e-fold"),
-        ("speed", f"{reading.speed:,.0f} {reading.token}s a second" if math.isfinite(reading.speed) else "from cache"),
+        (f"gain below {GAIN}", found(f"from {float(context.t):.0f} {between(context.low, context.high)} {beyond}")),
+        ("p (flat or rising)", f"{p_value}; falls {float(test.contrast):.3f} {unit} per e-fold"),
     ]
+    if math.isfinite(reading.speed):
+        lines.append(("speed", f"{reading.speed:,.0f} {reading.token}s a second"))
     return _plain(reading, fit, test, contest, context), _figure(curve, fit, reading), lines
 
 
 def _plain(reading, fit, test, contest, context) -> dict:
     """As JSON; a number that is not finite becomes null."""
     number = lambda x: float(x) if math.isfinite(float(x)) else None
-    parts = {"decay": fit._replace(replicates=None), "test": test, "contest": contest, "context_at_0.001": context}
+    parts = {"decay": fit._replace(replicates=None), "test": test, "contest": contest, f"context_at_{GAIN}": context}
     fields = {
         name: {
-            key: np.vectorize(number, otypes=[object])(np.asarray(x)).tolist()
+            key: Status(int(x)).name
+            if key == "status"
+            else np.vectorize(number, otypes=[object])(np.asarray(x)).tolist()
             for key, x in part._asdict().items()
             if x is not None
         }
         for name, part in parts.items()
     }
     size = {"windows": reading.v.shape[0], "tokens": reading.v.shape[1], "mean": float(reading.v.mean())}
-    return (
-        {"schema": 1, "unit": f"nats per {reading.token}", "bytes_per_token": number(reading.bytes_per_token)}
-        | size
-        | fields
-    )
+    facts = {"unit": f"nats per {reading.token}", "bytes_per_token": number(reading.bytes_per_token)}
+    bands = {"bands_by": "windows" if reading.documents is None else "documents", "level": 0.95}
+    order = {"decay_order": ["v_inf", "c", "t0", "b"], "contest_order": ["power", "exponential", "logarithmic"]}
+    return {"schema": 2, "note": reading.note} | facts | bands | size | order | fields
 
 
 def _figure(curve, fit, reading) -> Figure:
-    t = np.asarray(curve.t)
-    fitted = fit.v_inf + fit.c * (curve.t.astype(curve.mean.dtype) + fit.t0) ** -fit.b
-    column = lambda x: np.asarray(x)
+    """Figure 1: means and bands over bins that grow with t, every position behind them, the fit where there is one."""
+    unit, by = reading.token, "windows" if reading.documents is None else "documents"
+    nats, t = f"v (nats per {unit})", f"t ({unit}s)"
+    curve_at = curve.t.astype(curve.mean.dtype)
+    binned = information.log_bins(curve, per_octave=3)
+    columns = lambda t_, v, **rest: {name: np.asarray(x) for name, x in {t: t_, nats: v, **rest}.items()}
     series = {
-        "velocity": {"t": t, "v": column(curve.mean), "low": column(curve.low), "high": column(curve.high)},
-        "fit": {"t": t, "v": column(fitted)},
-        "acceleration": acceleration(curve, reading.token),
+        "velocity": columns(curve.t, curve.mean, low=curve.low, high=curve.high),
+        "velocity-binned": columns(binned.t, binned.mean, low=binned.low, high=binned.high),
+        "fit": columns(curve.t, fit.v_inf + fit.c * (curve_at + fit.t0) ** -fit.b),
+        "acceleration": acceleration(curve, unit),
     }
-    unit = reading.token
+    determined = int(fit.status) == Status.converged
 
     def draw(figure, series):
         left, right = figure.subplots(1, 2)
-        t, v, low, high = series["velocity"].values()
-        left.fill_between(t, low, high, color=BLUE, alpha=0.2, linewidth=0)
-        left.plot(t, v, color=BLUE, label="mean and 95 % band")
-        left.plot(*series["fit"].values(), color=GREY, linestyle="--", linewidth=1, label="fit")
-        left.set(
-            xlabel=f"context t ({unit}s)",
-            ylabel=f"v(t) (nats per {unit})",
-            title="velocity",
-            xscale="log",
-            ylim=(0, None),
-        )
+        left.plot(*list(series["velocity"].values())[:2], color=BLUE, alpha=0.35, linewidth=0.8, label="every position")
+        band(left, *series["velocity-binned"].values(), label=f"means of bins, 95 % by {by}")
+        if determined:
+            left.plot(*series["fit"].values(), color=GREY, linestyle="--", linewidth=1, label="fit")
+        left.set(ylabel=f"v(t) (nats per {unit})", title="velocity", ylim=(0, None))
         left.legend(loc="lower left")
-        t, a, low, high = series["acceleration"].values()
         right.axhline(0, color=GREY, linewidth=0.8)
-        right.fill_between(t, low, high, color=BLUE, alpha=0.2, linewidth=0)
-        right.plot(t, a, color=BLUE, marker="o", markersize=3)
-        right.set(xlabel=f"context t ({unit}s)", ylabel=f"a(t) (nats per {unit}²)", title="acceleration", xscale="log")
+        band(right, *series["acceleration"].values())
         right.set_yscale("symlog", linthresh=1e-2)
+        right.margins(y=0.1)
+        right.set(ylabel=f"a(t) (nats per {unit}²), linear below 0.01", title="acceleration of the binned curve")
+        for ax in (left, right):
+            ax.set(xlabel=f"context t ({unit}s)", xscale="log")
+            ax.xaxis.set_minor_formatter("")
 
-    return Figure(
-        "kinematics", f"Velocity and acceleration of information; {reading.note}.", "see summary.json", series, draw
-    )
+    title = f"Velocity and acceleration of information; {reading.note}."
+    return Figure("kinematics", title, "see summary.json", series, draw)
+
+
+def band(ax, x, y, low, high, **style) -> None:
+    """A curve with its band."""
+    ax.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    ax.plot(x, y, color=BLUE, marker="o", markersize=3, **style)
 
 
 @contextlib.contextmanager

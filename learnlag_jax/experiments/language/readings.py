@@ -42,6 +42,7 @@ def texts(names: Sequence[str]) -> list[tuple[str, str]]:
         return list(CORPORA[names[0]]().content)
     found = []
     for name in names:
+        checks.require(Path(name).is_file(), "--text", name, "a file, or the word sotu or king_james", "check the path")
         raw = Path(name).read_bytes()
         try:
             found.append((name, raw.decode("utf-8")))
@@ -115,13 +116,14 @@ def log_probs(path: Path) -> Reading:
     Raises:
         InputError: no array `log_probs`, rows of unequal length, NaN, or log-probabilities above zero.
     """
+    checks.require(path.is_file(), "--model", path, "a file", "check the path")
     rows, documents = _npz(path) if path.suffix == ".npz" else _jsonl(path)
     checks.shape(rows, ("W", "T"), f"{path.name}: log_probs")
     if documents is not None:
         _, documents = np.unique(documents, return_inverse=True)
         checks.shape(documents, (len(rows),), f"{path.name}: documents")
     v = -information.check_log_probs(rows, f"{path.name}: log_probs")
-    checks.finite(v, f"{path.name}: log_probs")
+    checks.finite(rows, f"{path.name}: log_probs")
     ids = None if documents is None else _ids(documents)
     return Reading(v, ids, "token", math.nan, math.nan, "log-probabilities from a file")
 
@@ -134,7 +136,9 @@ def _npz(path: Path):
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         if isinstance(error, checks.InputError):
             raise
-        raise checks.InputError(f"{path.name}: got a damaged file; expected .npz; write it with numpy.savez") from None
+        raise checks.InputError(
+            f"{path.name}: got a damaged file; expected numbers in an .npz; write it with numpy.savez"
+        ) from None
 
 
 def _jsonl(path: Path):
@@ -142,10 +146,18 @@ def _jsonl(path: Path):
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             entry = json.loads(line)
-            rows.append([float(x) for x in entry["log_probs"]])
-        except (ValueError, KeyError, TypeError):
+            values = entry["log_probs"]
+            missing = None in values
+            got = f"null at index {values.index(None)}" if missing else ""
+            where = f"{path.name} line {number}"
+            checks.require(not missing, where, got, "numbers", "leave out what has no prediction (the first token)")
+            rows.append([float(x) for x in values])
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, checks.InputError):
+                raise
             checks.require(False, f"{path.name} line {number}", line[:40], '{"log_probs": [...]}', "one object a line")
         names.append(str(entry.get("document", number)))
+    checks.require(rows, path.name, "no lines", "one object a line", "write the log-probabilities first")
     lengths = sorted({len(row) for row in rows})
     equal = len(lengths) == 1
     checks.require(equal, path.name, f"rows of {lengths[:5]} tokens", "rows of equal length", "cut equal windows")

