@@ -145,12 +145,12 @@ def learning_time(motion: LossMotion, threshold) -> LearningTime:
 
     Reference: MATH.md section 3, eq. 5.
     """
-    loss, speed = motion.loss, motion.speed
     checks.require(
         isinstance(motion, LossMotion), "motion", type(motion).__name__, "a LossMotion", "make it by loss_motion"
     )
     checks.shape(threshold, (), "threshold")
     checks.finite(threshold, "threshold")
+    loss, speed = motion.loss, motion.speed
     threshold = jnp.asarray(threshold, loss.dtype)
     left = jnp.arange(len(loss)) < jnp.argmax(loss <= threshold)  # steps before the crossing
     reached = jnp.any(loss <= threshold)

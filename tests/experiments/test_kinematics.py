@@ -13,7 +13,7 @@ import pytest
 
 from learnlag_jax import InputError
 from learnlag_jax.experiments.commands import kinematics
-from learnlag_jax.experiments.language import readings, scoring
+from learnlag_jax.experiments.language import models, readings, scoring
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +174,48 @@ def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             _run(*words, "--out", tmp_path / "out")
+
+
+def test_what_was_learned_is_not_what_is_scored():
+    one = [("a", "0123456789" * 10)]
+    learned, rest = readings._split(one)
+    assert (learned[0] + rest[0]).decode() == one[0][1]
+    assert len(rest[0]) == 20
+    many = [(f"{i}.txt", f"document {i} " * 30) for i in range(40)]
+    learned, rest = readings._split(many)
+    assert len(learned) + len(rest) == 40
+    assert not {*learned} & {*rest}
+    assert min(len(learned), len(rest)) > 0
+
+
+def test_documents_widen_the_error_and_the_table_knows_bytes(tmp_path):
+    """Twenty documents of five equal windows each: drawn by window the error would be sqrt 5 too small."""
+    rng = np.random.default_rng(0)
+    v = np.repeat(2 + 1 / np.arange(1.0, 17) + 0.3 * rng.standard_normal((20, 16)), 5, axis=0)
+    names = np.repeat([f"d{i}" for i in range(20)], 5)
+    np.savez(tmp_path / "by.npz", log_probs=-np.abs(v), documents=names)
+    reading = readings.log_probs(tmp_path / "by.npz")
+    apart = reading._replace(documents=None)
+    errors = [kinematics.motion(r, 0)[0]["test"]["standard_error"] for r in (reading, apart)]
+    assert 1.7 < errors[0] / errors[1] < 2.9
+    few = readings.log_probs(tmp_path / "by.npz")._replace(bytes_per_token=4.0)
+    summary, figure, lines = kinematics.motion(few, 0)
+    per_byte = float(dict(lines)["per byte"].split()[0])
+    assert abs(per_byte - np.abs(v).mean() / np.log(2) / 4) < 1e-3
+    fit = summary["decay"]
+    t, fitted = figure.series["fit"].values()
+    assert np.allclose(fitted, fit["v_inf"] + fit["c"] * (t + fit["t0"]) ** -fit["b"])
+
+
+def test_windows_start_anywhere_and_long_documents_more_often():
+    exact = models.windows([b"abcdefgh"], 8, 3, np.random.default_rng(0))
+    assert exact.tokens.shape == (3, 8)
+    drawn = models.windows([bytes(50), bytes(5000)], 8, 2000, np.random.default_rng(0))
+    share = np.mean(drawn.documents == 0)
+    assert abs(share - 43 / (43 + 4993)) < 4 * np.sqrt(0.0085 / 2000)
+    last = models.windows([bytes(range(10))], 8, 200, np.random.default_rng(0)).tokens[:, 0]
+    assert set(last.tolist()) == {0, 1, 2}
+    starts = {
+        int(scoring.tiles([np.arange(27)], 10, 1, np.random.default_rng(s)).tokens[0, 0]) % 10 for s in range(200)
+    }
+    assert starts == set(range(8))

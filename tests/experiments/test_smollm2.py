@@ -1,6 +1,7 @@
 """SmolLM2: the forward pass against a second one written plainly in NumPy, known facts, and the recorded velocities."""
 
 import importlib.metadata
+import struct
 import warnings
 
 import jax
@@ -11,6 +12,8 @@ import pytest
 from learnlag_jax import InputError, information
 from learnlag_jax.experiments import data
 from learnlag_jax.experiments.language import models, pretrained, scoring, smollm2
+from tests.experiments.test_gguf import _file as gguf_file
+from tests.experiments.test_gguf import _string as gguf_string
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +215,63 @@ def test_the_gru_reads_in_steps_what_it_reads_at_once():
     )
     assert np.allclose(v, whole, atol=1e-5)
     assert int(end.tokens) == 20
+
+
+def _packed(path, head=None, **metadata):
+    """The tiny model as a GGUF file: q and k rows in the file's interleaved order, as their writers leave them."""
+    w = _weights()
+    q, k, v = np.split(w["qkv"], (16, 24), axis=2)
+
+    def rows(x, heads):  # halves back to interleaved pairs
+        per_head = x.swapaxes(1, 2).reshape(2, heads, 2, 2, 16)
+        return per_head.swapaxes(2, 3).reshape(2, heads * 4, 16)
+
+    gate, up = np.split(w["gate_up"], 2, axis=2)
+    layers = {
+        "attn_q": rows(q, 4),
+        "attn_k": rows(k, 2),
+        "attn_v": v.swapaxes(1, 2),
+        "attn_output": w["out"].swapaxes(1, 2),
+        "ffn_gate": gate.swapaxes(1, 2),
+        "ffn_up": up.swapaxes(1, 2),
+        "ffn_down": w["down"].swapaxes(1, 2),
+        "attn_norm": w["norm_in"],
+        "ffn_norm": w["norm_mid"],
+    }
+    tensors = {"token_embd.weight": w["embedding"], "output_norm.weight": w["norm"]}
+    tensors |= {f"blk.{i}.{name}.weight": x[i] for name, x in layers.items() for i in range(2)}
+    tensors |= {} if head is None else {"output.weight": head}
+    sizes = {"block_count": 2, "embedding_length": 16, "attention.head_count": 4, "attention.head_count_kv": 2}
+    numbers = {**{f"llama.{key}": x for key, x in sizes.items()}, "llama.context_length": 8}
+    reals = {"llama.rope.freq_base": 1e4, "llama.attention.layer_norm_rms_epsilon": 1e-5}
+    pairs = [gguf_string(key) + struct.pack("<II", 4, x) for key, x in numbers.items()]
+    pairs += [gguf_string(key) + struct.pack("<If", 6, x) for key, x in reals.items()]
+    pairs += [
+        gguf_string(key.replace("__", ".")) + struct.pack("<I", 8) + gguf_string(x) for key, x in metadata.items()
+    ]
+    stored = {name: (x.shape, 0, np.ascontiguousarray(x, np.float32).tobytes()) for name, x in tensors.items()}
+    path.write_bytes(gguf_file(stored, b"".join(pairs), len(pairs)))
+    return path
+
+
+def test_a_file_is_read_as_the_model_it_holds(tmp_path):
+    ids = np.array([[3, 7, 1, 10, 4]])
+    before = np.array([0, 3, 7, 1, 10])
+    w = _weights()
+
+    def plain(head):
+        logits = _plain(w, before) @ head.T.astype(np.float64)
+        return np.log(np.exp(logits).sum(1)) - logits[np.arange(5), ids[0]]
+
+    tied = smollm2.scorer(smollm2.load(_packed(tmp_path / "tied.gguf")))(ids)[0]
+    np.testing.assert_allclose(tied, plain(w["embedding"]), rtol=1e-4)
+    head = np.random.default_rng(3).standard_normal((11, 16)).astype(np.float32)
+    own = smollm2.scorer(smollm2.load(_packed(tmp_path / "own.gguf", head)))(ids)[0]
+    np.testing.assert_allclose(own, plain(head), rtol=1e-4)
+    assert np.abs(own - tied).max() > 0.1  # the control: the embedding is another head
+
+
+@pytest.mark.parametrize("key, value", [("llama__rope__scaling__type", "yarn"), ("tokenizer__ggml__pre", "llama-bpe")])
+def test_models_of_another_make_are_refused(tmp_path, key, value):
+    with pytest.raises(InputError, match=f"{key.replace('__', '.')} {value}"):
+        smollm2.load(_packed(tmp_path / "other.gguf", **{key: value}))

@@ -106,3 +106,48 @@ def test_a_row_of_minus_infinity_is_not_a_number_and_an_impossible_token_is_infi
 def test_bad_input_is_refused_by_name(call, error, message):
     with pytest.raises(error, match=message):
         call(jnp.zeros((2, 5)))
+
+
+def test_confident_predictions_keep_their_digits_and_no_probability_passes_one():
+    """log(1 + e^-d) where the rest of the row is far below; a plain difference of large numbers returns 0 or worse."""
+    for d, far in ((14.0, 20.0), (5.0, 1e4), (10.0, 1e4)):
+        v = surprisal(jnp.array([[far + d, far]], jnp.float32), jnp.array([0]))
+        np.testing.assert_allclose(v[0], np.log1p(np.exp(-d)), rtol=1e-2)  # the sum 1 + e^-d keeps it to eps
+    a, b = jax.random.split(jax.random.key(5))
+    states = 12 * jax.random.normal(a, (32, 64), jnp.float32)
+    embedding = jax.random.normal(b, (1000, 64), jnp.float32)
+    likeliest = jnp.argmax(states @ embedding.T, axis=1)
+    v = chunked_surprisal(states, embedding, likeliest, chunk=96)
+    assert float(jnp.min(v)) >= 0
+    assert check_log_probs(-v).shape == (32,)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_mask_covers_whatever_stands_under_it(dtype):
+    """Padding ids, NaN logits: neither the value nor the gradient of the rest knows of them; chunked as whole."""
+    a, b = jax.random.split(jax.random.key(6))
+    states, embedding = jax.random.normal(a, (4, 3)).astype(dtype), jax.random.normal(b, (9, 3)).astype(dtype)
+    tokens, mask = jnp.array([3, -100, 8, 400]), jnp.array([True, False, True, False])
+    states = states.at[1].set(jnp.nan)
+    logits = jnp.matmul(states, embedding.T, preferred_element_type=jnp.float32)
+    whole, pieces = surprisal(logits, tokens, mask), chunked_surprisal(states, embedding, tokens, chunk=4, mask=mask)
+    assert pieces.dtype == jnp.float32
+    assert jnp.isnan(whole).tolist() == jnp.isnan(pieces).tolist() == [False, True, False, True]
+    assert_close(pieces[::2], whole[::2], ulps=64)
+    total = lambda h: jnp.nansum(chunked_surprisal(h, embedding, tokens, chunk=4, mask=mask))
+    assert bool(jnp.all(jnp.isfinite(jax.grad(total)(states))))
+    with pytest.raises(InputError, match="tokens: got 400 at index 3"):
+        surprisal(logits.at[1].set(0), tokens, mask.at[3].set(True))
+
+
+@pytest.mark.parametrize("token", [5, 164, -1, -3])
+def test_an_id_out_of_range_is_no_other_token_inside_jit(token):
+    logits, states, embedding = jnp.zeros((1, 5)), jnp.zeros((1, 2)), jnp.zeros((5, 2))
+    for found in (
+        jax.jit(surprisal)(logits, jnp.array([token])),
+        jax.jit(chunked_surprisal)(states, embedding, jnp.array([token])),
+    ):
+        assert bool(jnp.isnan(found[0]))
+    assert_close(jax.jit(surprisal)(logits, jnp.array([4]))[0], jnp.log(jnp.asarray(5, logits.dtype)))
+    infinite = jax.jit(surprisal)(logits.at[0, 0].set(jnp.inf), jnp.array([1]))
+    assert bool(jnp.isnan(infinite[0]))

@@ -55,3 +55,10 @@ def test_short_and_integer_sequences_are_refused():
         acceleration(jnp.zeros(1))
     with pytest.raises(TypeError, match="real floating-point"):
         position(jnp.arange(3))
+
+
+def test_time_is_the_last_axis_of_any_batch(dtype):
+    v = jax.random.uniform(jax.random.key(9), (2, 3, 5), dtype)
+    assert_close(position(v), jnp.asarray(np.cumsum(np.asarray(v), axis=-1)), scale=5.0)
+    assert_close(velocity(v), jnp.asarray(np.diff(np.asarray(v), axis=-1, prepend=0)), scale=1.0)
+    assert_close(acceleration(v), jnp.asarray(np.diff(np.asarray(v), axis=-1)), scale=1.0)
