@@ -3,7 +3,7 @@
 What the structure promises is checked on the answer and on a probe. Comes from: mass matrices. Goes to: `motion`. Not public.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,9 @@ def tridiagonal(apply: Callable, b: Array) -> tuple[Array, Array]:
     return _verified(apply, lambda b: s * _invert((low, middle, high), s * b), terms, b, status)
 
 
-def _invert(bands, b: Array) -> Array:
-    return jax.lax.linalg.tridiagonal_solve(*bands, b[:, None])[:, 0]
+def _invert(bands: Sequence[Array], b: Array) -> Array:
+    low, middle, high = bands
+    return jax.lax.linalg.tridiagonal_solve(low, middle, high, b[:, None])[:, 0]
 
 
 def _status(entries: Array, singular: Array) -> Array:
