@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.information.student import percentile_band, student_sf
 from learnlag_jax.vocabulary import Array
 
 
@@ -151,27 +152,6 @@ def _curve(t: Array, mean: Array, replicates: Array, sources: Array, level: floa
     slope = lambda x: jnp.diff(x, axis=-1) / jnp.expand_dims(jnp.diff(t).astype(x.dtype), range(x.ndim - 1))
     (low, high), (a_low, a_high) = band(replicates), band(slope(replicates))
     return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates, sources)
-
-
-def percentile_band(draws: Array, level: float, sources: Array) -> Array:
-    """(2, ...) low and high: percentiles as far out in the normal law as Student's quantiles are (Hesterberg 2015)."""
-    dof = (sources - 1).astype(draws.dtype)
-
-    def halve(_, x):  # the share of Student's law beyond t is betainc(dof / 2, 1 / 2, x), x = dof / (dof + t^2)
-        low, high = x
-        middle = (low + high) / 2
-        beyond = jax.scipy.special.betainc(dof / 2, jnp.full_like(dof, 0.5), middle) > 1 - level
-        return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
-
-    x = jax.lax.fori_loop(0, 50, halve, (jnp.zeros_like(dof), jnp.ones_like(dof)))[1]
-    tail = 100 * jax.scipy.stats.norm.sf(jnp.sqrt(dof * (1 - x) / x))
-    return jnp.percentile(draws, jnp.stack([tail, 100 - tail]), axis=0)
-
-
-def _student_sf(z: Array, dof: Array) -> Array:
-    """P(t > z) of Student's law."""
-    one_side = jax.scipy.special.betainc(dof / 2, jnp.full_like(dof, 0.5), dof / (dof + z**2)) / 2
-    return jnp.where(z > 0, one_side, 1 - one_side)
 
 
 def check_curve(curve, *, binned: bool | None = None) -> None:
@@ -324,4 +304,4 @@ def _deceleration(curve: Curve, start) -> Deceleration:
     error = jnp.std(curve.replicates @ weights, ddof=1)
     rounding = 16 * jnp.finfo(error.dtype).eps * jnp.dot(jnp.abs(weights), jnp.abs(curve.mean))
     z = jnp.where(error > rounding, contrast / error, jnp.nan)
-    return Deceleration(z, _student_sf(z, curve.sources - 1), contrast, error)
+    return Deceleration(z, student_sf(z, curve.sources - 1), contrast, error)

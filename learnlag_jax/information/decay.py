@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.curves import Curve, check_curve, deceleration_test, percentile_band
+from learnlag_jax.information.curves import Curve, check_curve, deceleration_test
+from learnlag_jax.information.student import percentile_band
 from learnlag_jax.vocabulary import Array, Status
 
 REFITS = 100  # bootstrap replicates that are fitted again: enough for a 95 % band, and a fit is the costly part

@@ -16,7 +16,7 @@ from learnlag_jax.information import (
     in_context_score,
     log_bins,
 )
-from learnlag_jax.information.curves import percentile_band
+from learnlag_jax.information.student import percentile_band
 from learnlag_jax.testing import assert_close
 
 T = 8
