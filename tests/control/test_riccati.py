@@ -1,6 +1,5 @@
 """The regulator: against one big linear system, the golden ratio, and the solver that knows nothing of Riccati."""
 
-import os
 import re
 
 import jax
@@ -13,6 +12,7 @@ from learnlag_jax.control import lqr, solve, total_reward
 from learnlag_jax.control.parallel import levels, parallel_sweep
 from learnlag_jax.control.riccati import Quadratic, bordered, homogeneous, sweep
 from learnlag_jax.testing import assert_close
+from tests.compiling import AS_USERS
 from tests.control.systems import lq_problem, random_lq
 
 ONE = np.ones((1, 1))
@@ -129,8 +129,7 @@ def test_span_of_the_compiled_scan_is_logarithmic(float64):
             0
         ]
         lowered = jax.jit(at_once if parallel else one_by_one).lower(stages, *ends)
-        as_users = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else {}
-        return lowered.compile(as_users).as_text()
+        return lowered.compile(AS_USERS).as_text()
 
     trips = lambda text: [int(x) for x in re.findall(r"known_trip_count\W+n\W+(\d+)", text)]
     for n in (7, 31):

@@ -135,7 +135,9 @@ def test_a_satellite_in_metres_keeps_its_angular_momentum_in_single_precision():
     assert float(jnp.max(jnp.abs(charge / charge[0] - 1))) < 300 * 300 * float(jnp.finfo(jnp.float32).eps)
 
 
-@pytest.mark.parametrize("stages, duration, index", [(6, 8.0, 2), (5, 7.0, 2), (3, 1.0, 0)])
+@pytest.mark.parametrize(
+    "stages, duration, index", [(6, 8.0, 2), pytest.param(5, 7.0, 2, marks=pytest.mark.slow), (3, 1.0, 0)]
+)
 def test_directions_inside_a_long_step_are_counted(float64, stages, duration, index):
     L = lambda t, q, v: v**2 / 2 - q**2 / 2
     path = variation.stationary_path(L, 0.0, 1.0, 0.0, duration, intervals=2, rule="gauss", stages=stages)
