@@ -67,8 +67,8 @@ def motion(
             for a holonomic g(t, q) = 0 pass `holonomic(g)`. Its rate is held at zero: a start that breaks it by c stays off
             by c, and is not reported here.
         mass: how M is solved: "dense"; "diagonal" and "tridiagonal" from one and three products; "cg" without any matrix,
-            for a positive definite M. Only "dense" takes constraints. "cg" cannot see that M is singular where the forces are
-            among those that M can balance: its answer solves the equation, and is the smallest that does.
+            for a positive definite M. Only "dense" takes constraints. "cg" calls an M singular too that is so
+            ill-conditioned that 2n products do not solve an equation with it.
 
     Returns:
         `motion(t, q, v)` -> `Motion`.

@@ -82,11 +82,22 @@ def _band(apply: Callable, n: int, dtype) -> tuple[Array, Array, Array]:
 
 
 def positive_definite(apply: Callable, b: Array, *, steps: int | None = None) -> tuple[Array, Array]:
-    """x with apply(x) = b for a positive definite operator, by conjugate gradients down to the rounding floor.
+    """x with apply(x) = b for a positive definite operator, by conjugate gradients; a probe is solved beside b.
+
+    A semi-definite operator solves what lies in its range and hides there; of a probe it cannot.
 
     Returns:
-        x (n,), NaN unless solved, and `not_positive_definite`, `max_steps` or `converged`.
+        x (n,), NaN unless solved, and `not_positive_definite`, `max_steps`, `singular` (b is solved, the probe is not: singular to
+        working precision, or too ill-conditioned for the steps) or `converged`.
     """
+    z = probe(b.shape[0], b.dtype)
+    (x, _), (status, hidden) = jax.vmap(lambda b: _conjugate_gradient(apply, b, steps))(jnp.stack([b, z]))
+    status = first_failure(status, status_where(hidden != 0, Status.singular))
+    return jnp.where(status != 0, jnp.nan, x), status
+
+
+def _conjugate_gradient(apply: Callable, b: Array, steps: int | None) -> tuple[Array, Array]:
+    """Down to the rounding floor; the answer as it stands, and whether it may be used."""
     n, eps = b.shape[0], jnp.finfo(b.dtype).eps
     limit = 2 * n if steps is None else steps
 
@@ -111,4 +122,4 @@ def positive_definite(apply: Callable, b: Array, *, steps: int | None = None) ->
     defect = b - apply(x)
     loose = ~(jnp.vdot(defect, defect) <= eps * jnp.vdot(b, b))  # sqrt(eps) of |b|
     status = first_failure(status_where(~curved, Status.not_positive_definite), status_where(loose, Status.max_steps))
-    return jnp.where(status != 0, jnp.nan, x), status
+    return x, status

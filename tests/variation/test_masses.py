@@ -68,7 +68,7 @@ _PAIR[0, 1] = _PAIR[1, 0] = 1.0  # only q_0 + q_1 has a mass
 
 
 @pytest.mark.parametrize(
-    "mass, M", [("dense", _PAIR), ("tridiagonal", _PAIR), ("diagonal", np.diag([0.0] + [1.0] * 7))]
+    "mass, M", [("dense", _PAIR), ("tridiagonal", _PAIR), ("cg", _PAIR), ("diagonal", np.diag([0.0] + [1.0] * 7))]
 )
 def test_a_singular_mass_is_flagged_though_it_balances_the_forces(float64, mass, M):
     """Many accelerations solve the equation: none of them is the answer."""
