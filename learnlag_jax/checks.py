@@ -133,7 +133,7 @@ def whole(value, argument: str, least: int, remedy: str) -> None:
 
 def fraction(value, argument: str) -> None:
     """A number strictly between 0 and 1."""
-    require(0 < value < 1, argument, value, "a number between 0 and 1", f"use for example {0.95}")
+    require(0 < value < 1, argument, value, "a number between 0 and 1", "use for example 0.95")
 
 
 def same_structure(x: PyTree, y: PyTree, argument: str, other: str) -> None:

@@ -10,9 +10,7 @@ Arrays in, arrays out: any model's logits or log-probabilities will do (`check_l
 """
 
 from learnlag_jax.information.curves import Curve as Curve
-from learnlag_jax.information.curves import Deceleration as Deceleration
 from learnlag_jax.information.curves import Score as Score
-from learnlag_jax.information.curves import deceleration_test as deceleration_test
 from learnlag_jax.information.curves import in_context_curve as in_context_curve
 from learnlag_jax.information.curves import in_context_score as in_context_score
 from learnlag_jax.information.curves import log_bins as log_bins
@@ -22,6 +20,8 @@ from learnlag_jax.information.decay import Decay as Decay
 from learnlag_jax.information.decay import compare_decays as compare_decays
 from learnlag_jax.information.decay import decay_fit as decay_fit
 from learnlag_jax.information.decay import effective_context as effective_context
+from learnlag_jax.information.deceleration import Deceleration as Deceleration
+from learnlag_jax.information.deceleration import deceleration_test as deceleration_test
 from learnlag_jax.information.kinematics import acceleration as acceleration
 from learnlag_jax.information.kinematics import bits as bits
 from learnlag_jax.information.kinematics import bits_per_byte as bits_per_byte

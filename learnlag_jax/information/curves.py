@@ -1,11 +1,10 @@
 """In-context learning curves: the expected velocity at every position, its band, and whether it slows down.
 
     v(t) = mean over windows of -log p(x_t | x_<t)              band: bootstrap over windows or documents, never tokens
-    test: z = contrast / standard error                         can come out false
 
-Few documents know their own spread badly: draws are widened by sqrt(D / (D - 1)), and Student's t with D - 1 degrees of freedom
-takes the place of the normal law, D the effective number of documents. Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Comes from: an array
-of velocities (windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
+Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Few documents know their
+own spread badly: draws are widened by sqrt(D / (D - 1)), D the effective number of documents. Comes from: an array of velocities
+(windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
 """
 
 import functools
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.student import percentile_band, student_sf
+from learnlag_jax.information.student import percentile_band
 from learnlag_jax.vocabulary import Array
 
 
@@ -47,29 +46,6 @@ class Curve(NamedTuple):
     acceleration_high: Array
     replicates: Array
     sources: Array
-
-
-class Deceleration(NamedTuple):
-    """Does the velocity fall with context?
-
-    Attributes:
-        statistic: falling contrast in standard errors, positive when falling; for a flat curve about Student's t with D - 1
-            degrees of freedom, D the effective number of documents.
-        p_value: chance of a statistic at least as large if the curve is flat or rising; like the statistic NaN where the draws
-            do not differ by more than rounding, so that there is nothing to judge by.
-        contrast: how much v falls for each e-fold of t, nats per token (least squares on log t).
-        standard_error: of the contrast.
-
-    Example:
-        >>> from learnlag_jax.information import Deceleration
-        >>> Deceleration._fields[:2]
-        ('statistic', 'p_value')
-    """
-
-    statistic: Array
-    p_value: Array
-    contrast: Array
-    standard_error: Array
 
 
 def in_context_curve(
@@ -154,13 +130,11 @@ def _curve(t: Array, mean: Array, replicates: Array, sources: Array, level: floa
     return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates, sources)
 
 
-def check_curve(curve, *, binned: bool | None = None) -> None:
-    """A `Curve`, binned or not where that matters; on the host one whose draws are numbers at every position."""
+def check_curve(curve, *, whole: bool = False) -> None:
+    """A `Curve`, not binned where `whole`; on the host one whose draws are numbers at every position."""
     checks.require(isinstance(curve, Curve), "curve", type(curve).__name__, "a Curve", "make one with in_context_curve")
-    real = jnp.issubdtype(curve.t.dtype, jnp.floating)
-    checks.require(
-        binned in (None, real), "curve", "a binned curve", "the whole curve", "pass what in_context_curve gave"
-    )
+    binned = whole and jnp.issubdtype(curve.t.dtype, jnp.floating)
+    checks.require(not binned, "curve", "a binned curve", "the whole curve", "pass what in_context_curve gave")
     if not checks.is_traced(curve.replicates):
         empty = np.isnan(np.asarray(curve.replicates)).any(0)
         got = f"no draw at position {int(np.argmax(empty)) + 1}"
@@ -194,7 +168,7 @@ def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve
 
     Reference: MATH.md section 1.
     """
-    check_curve(curve, binned=False)
+    check_curve(curve, whole=True)
     checks.whole(per_octave, "per_octave", 1, "use 1 for doublings")
     checks.fraction(level, "level")
     t = np.arange(1, curve.mean.shape[0] + 1)
@@ -242,7 +216,7 @@ def in_context_score(curve: Curve, *, early: int = 50, late: int = 500) -> Score
 
     Reference: Olsson et al. 2022, In-context learning and induction heads (early = 50, late = 500).
     """
-    check_curve(curve, binned=False)
+    check_curve(curve, whole=True)
     T = curve.mean.shape[0]
     checks.whole(early, "early", 1, "a position from 1")
     got = f"early={early}, late={late} of {T} tokens"
@@ -256,52 +230,3 @@ def _counts(key, ids: Array, total: int, replicates: int) -> Array:
     drawn = jax.random.randint(key, (replicates, total), 0, total)
     times = jax.vmap(lambda row: jnp.bincount(row, length=total))(drawn)
     return times[:, ids]
-
-
-def deceleration_test(curve: Curve, *, start: int = 1) -> Deceleration:
-    """Does the velocity fall as context grows? A one-sided test that a flat or rising curve passes and a falling one fails.
-
-        contrast = - sum over t of (log t - mean log t) v(t) / sum of (log t - mean log t)^2,   z = contrast / s.e.
-
-    The standard error comes from the bootstrap replicates of whole windows, so dependence inside a window is allowed for.
-
-    Args:
-        curve: from `in_context_curve`.
-        start: first position that counts, in tokens from 1; for a model that looks back k tokens, t = k on must be flat. Of a
-            binned curve the bins count whose t is at least that.
-
-    Returns:
-        `Deceleration`; `p_value` is the p of "flat or rising".
-
-    Raises:
-        InputError: fewer than two positions left, or (on the host) no draw at some position.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from learnlag_jax.information import deceleration_test, in_context_curve
-        >>> noise = jax.random.normal(jax.random.key(1), (64, 32))
-        >>> flat = deceleration_test(in_context_curve(2 + noise))
-        >>> falling = deceleration_test(in_context_curve(2 + noise + 1 / jnp.arange(1.0, 33.0)[None]))
-        >>> bool(flat.p_value > 0.01), bool(falling.p_value < 1e-6)
-        (True, True)
-
-    Reference: MATH.md section 1, Insight 1.
-    """
-    check_curve(curve)
-    checks.whole(start, "start", 1, "positions are counted from 1")
-    if not checks.is_traced(curve.t):
-        left = int(np.sum(np.asarray(curve.t) >= start))
-        checks.require(left >= 2, "start", f"{start}, {left} positions left", "two positions or more", "start earlier")
-    return _deceleration(curve, start)
-
-
-@jax.jit
-def _deceleration(curve: Curve, start) -> Deceleration:
-    x, counts = jnp.log(curve.t.astype(curve.mean.dtype)), curve.t >= start
-    x = jnp.where(counts, x - jnp.mean(x, where=counts), 0)
-    weights = -x / jnp.sum(x**2)
-    contrast = jnp.dot(weights, curve.mean)
-    error = jnp.std(curve.replicates @ weights, ddof=1)
-    rounding = 16 * jnp.finfo(error.dtype).eps * jnp.dot(jnp.abs(weights), jnp.abs(curve.mean))
-    z = jnp.where(error > rounding, contrast / error, jnp.nan)
-    return Deceleration(z, student_sf(z, curve.sources - 1), contrast, error)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.curves import Curve, check_curve, deceleration_test
+from learnlag_jax.information.curves import Curve, check_curve
+from learnlag_jax.information.deceleration import deceleration_test
 from learnlag_jax.information.student import percentile_band
 from learnlag_jax.vocabulary import Array, Status
 

@@ -37,7 +37,7 @@ def solve(A: Array, b: Array) -> tuple[Array, Array]:
     factors, pivots = jax.scipy.linalg.lu_factor(jax.lax.stop_gradient(scaled))
     z = probe(n, A.dtype)
     met = amplification(jax.scipy.linalg.lu_solve((factors, pivots), z), z, jnp.max(jnp.sum(jnp.abs(scaled), axis=1)))
-    singular, status = _verdict(jnp.all(jnp.isfinite(A)), met, n)
+    singular, status = verdict(jnp.all(jnp.isfinite(A)), met, n)
     one = jnp.eye(n, dtype=A.dtype)
     factors, regular = jnp.where(singular, one, factors), jnp.where(singular, one, scaled)
     invert = lambda trans: lambda _, y: jax.scipy.linalg.lu_solve((factors, pivots), y, trans=trans)
@@ -67,11 +67,11 @@ def solve_entries(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Ar
     A = [[x * r for x in row] for row, r in zip(A, rows, strict=True)]
     b = [x * r for x, r in zip(b, rows, strict=True)]
     x, spread = _cramer(A, b) if n == 2 else _eliminate(A, b)
-    singular, status = _verdict(finite, spread, n)
+    singular, status = verdict(finite, spread, n)
     return [jnp.where(singular, jnp.nan, y) for y in x], status
 
 
-def _verdict(finite: Array, spread: Array, n: int) -> tuple[Array, Array]:
+def verdict(finite: Array, spread: Array, n: int) -> tuple[Array, Array]:
     """Whether the pivots' spread (smallest / largest) leaves any digit of the solution, and the status."""
     eps = jnp.finfo(spread.dtype).eps
     singular = ~(spread > 4 * n * eps)  # also true for NaN

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from learnlag_jax.variation.linear import amplification, probe
+from learnlag_jax.variation.linear import amplification, probe, verdict
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
 def diagonal(apply: Callable, b: Array) -> tuple[Array, Array]:
     """x with apply(x) = b for a diagonal operator, from its row sums; and a status."""
     d = apply(jnp.ones_like(b))
-    empty = ~(jnp.abs(d) > 0)
-    d = jnp.where(empty, 1, d)
-    return _verified(apply, lambda b: b / d, lambda x: jnp.abs(d * x), b, _status(d, jnp.any(empty)))
+    _, status = verdict(jnp.all(jnp.isfinite(d)), jnp.where(jnp.any(d == 0), 0, jnp.ones_like(d[0])), b.shape[0])
+    d = jnp.where(jnp.abs(d) > 0, d, 1)
+    return _verified(apply, lambda b: b / d, lambda x: jnp.abs(d * x), b, status)
 
 
 def tridiagonal(apply: Callable, b: Array) -> tuple[Array, Array]:
@@ -29,13 +29,8 @@ def tridiagonal(apply: Callable, b: Array) -> tuple[Array, Array]:
     z = probe(b.shape[0], b.dtype)
     size = jnp.max(sum(jnp.abs(band) for band in bands))
     met = amplification(_invert(jax.lax.stop_gradient(bands), z), z, size)
-    singular = ~(met > 4 * b.shape[0] * jnp.finfo(b.dtype).eps)
+    singular, status = verdict(finite, met, b.shape[0])
     low, middle, high = (jnp.where(singular, c, band) for c, band in zip((0, 1, 0), bands, strict=True))
-    status = first_failure(
-        status_where(~finite, Status.nonfinite_derivative),
-        status_where(singular, Status.singular),
-        status_where(met < jnp.finfo(b.dtype).eps ** 0.75, Status.ill_conditioned),
-    )
 
     def terms(x):
         y = jnp.abs(x / s)
@@ -48,13 +43,6 @@ def tridiagonal(apply: Callable, b: Array) -> tuple[Array, Array]:
 def _invert(bands: Sequence[Array], b: Array) -> Array:
     low, middle, high = bands
     return jax.lax.linalg.tridiagonal_solve(low, middle, high, b[:, None])[:, 0]
-
-
-def _status(entries: Array, singular: Array) -> Array:
-    return first_failure(
-        status_where(~jnp.all(jnp.isfinite(entries)), Status.nonfinite_derivative),
-        status_where(singular, Status.singular),
-    )
 
 
 def _verified(apply: Callable, invert: Callable, terms: Callable, b: Array, status: Array) -> tuple[Array, Array]:
