@@ -2,7 +2,8 @@
 
     predictions  `surprisal`, `chunked_surprisal` (no tokens x words table); `start_stream`, `read_stream` (long texts)
     kinematics   `position`, `velocity`, `acceleration`; units: `bits`, `bits_per_byte`
-    curves       `in_context_curve` with bootstrap bands, `log_bins`, `in_context_score`, `deceleration_test` (can say no)
+    curves       `in_context_curve` with bootstrap bands, `log_bins`, `in_context_score`
+    deceleration `deceleration_test` (can say no)
     the limit    `decay_fit` (v_inf), `compare_decays`, `effective_context`
     runs         `loss_motion`, the same motion over training steps; `learning_time`, the integral of d eps / eta
 
