@@ -13,6 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 from learnlag_jax.vocabulary import Array, PyTree
 
+CHAIN = 8  # leaves whose flags are combined by a plain chain of `and`
+
 
 def _wide(x) -> Array:
     """The leaf in at least float32, explicitly, so that strict dtype promotion has nothing to object to."""
@@ -69,7 +71,10 @@ def max_abs(x: PyTree) -> Array:
 def all_finite(x: PyTree) -> Array:
     """True if no inexact leaf holds NaN or infinity."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]
-    return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+    if len(finite) < CHAIN:
+        return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+    # XLA copies a chain of scalars into every kernel that asks for its end, and turns `all` into one; not a sort
+    return jax.lax.sort(jnp.stack(finite))[0]
 
 
 def fill_where(bad, x: PyTree, value=jnp.nan) -> PyTree:

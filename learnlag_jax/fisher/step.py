@@ -71,13 +71,15 @@ class Step:
         bases, spectra = self._bases(buckets), self._spectra(buckets)
         m = [moment(gi, mi, self.b1, self.keep) for gi, mi in zip(g, self._stacks(mu), strict=True)]
         second = lambda basis: lambda xi: square(roots.rotate(xi, basis))
-        v = [
-            vi if vi is None else moment(per_sample(second(basis), xi), vi, self.b2, self.keep)
-            for xi, vi, basis in zip(x, v, bases, strict=True)
+        seen = [
+            None if vi is None else per_sample(second(basis), xi) for xi, vi, basis in zip(x, v, bases, strict=True)
         ]
+        v = [vi if vi is None else moment(new, vi, self.b2, self.keep) for new, vi in zip(seen, v, strict=True)]
         F = [self._corrected(vi if vi is not None else s) for vi, s in zip(v, spectra, strict=True)]
         out = [self._direction(group, m[i], g[i], F[i], bases[i]) for i, group in enumerate(self.groups)]
-        kinetic = self._kinetic(due, g, F, bases)
+        # |Q' g|^2 is at hand, unless F is of samples; where Q = I it is cheaper to square again than to keep it
+        squares = [new if samples is None and basis else None for new, basis in zip(seen, bases, strict=True)]
+        kinetic = self._kinetic(due, g, squares, F, bases)
         skipped = self.state.diagnostics.skipped
         if self.keep is not None:
             skipped = skipped + jnp.where(self.keep, 0, 1).astype(jnp.int32)
@@ -129,15 +131,15 @@ class Step:
         measured = (old.staleness, old.whitening, old.condition)
         if not self.slots:
             return buckets, v, measured
-        refresh = roots.qr_step if self.options.basis == "qr" else roots.eigenbasis
         turning = [i for i, group in enumerate(self.groups) if group.plan.kind == "eigen"]
 
         def renew(operands):
             buckets, carried, _ = operands
-            renewed = tuple(Bucket(b.moment, refresh(b.moment, b.basis)) for b in buckets)
+            found = [roots.refreshed(b.moment, b.basis, self.options.basis) for b in buckets]
+            renewed = tuple(Bucket(b.moment, new.basis) for b, new in zip(buckets, found, strict=True))
             before, after = self._bases(buckets), self._bases(renewed)
             carried = [roots.transport(vi, before[i], after[i]) for i, vi in zip(turning, carried, strict=True)]
-            return renewed, carried, _measure(buckets)
+            return renewed, carried, _worst([new.fit for new in found])
 
         operands = (buckets, [v[i] for i in turning], measured)
         buckets, carried, measured = jax.lax.cond(due, renew, lambda operands: operands, operands)
@@ -192,14 +194,15 @@ class Step:
     def _corrected(self, v: Array | None) -> Array | None:
         return v if v is None or not self.options.bias_correction else v / self.c2.astype(v.dtype)
 
-    def _kinetic(self, due: Array, g: Leaves, F: Leaves, bases) -> Array:
+    def _kinetic(self, due: Array, g: Leaves, squares: Leaves, F: Leaves, bases) -> Array:
         """(1/2P) g' F^-1 g, renewed once per refresh."""
         used = [i for i, group in enumerate(self.groups) if group.plan.kind in DIAGONALISED and g[i].size]
         if not used:
             return self.state.diagnostics.kinetic
 
         def measure():
-            energies = [roots.energy(roots.rotate(g[i], bases[i]), F[i]) for i in used]
+            again = lambda i: square(roots.rotate(g[i], bases[i])) if squares[i] is None else squares[i]
+            energies = [roots.energy(again(i), F[i]) for i in used]
             return functools.reduce(operator.add, energies) / (2 * sum(g[i].size for i in used))
 
         when = due if self.slots else self.count % self.options.refresh == 0
@@ -229,9 +232,8 @@ def begin(groups, updates, samples, state: FisherState, b1, b2, exponent, eps, o
     )
 
 
-def _measure(buckets):
-    """Staleness, whitening residual and condition of the worst factor, before a refresh."""
-    fits = [roots.fit(bucket.moment, bucket.basis) for bucket in buckets]
+def _worst(fits: list[roots.Fit]):
+    """Staleness, whitening residual and condition of the worst factor."""
     return tuple(
         functools.reduce(jnp.maximum, [jnp.max(x).astype(jnp.float32) for x in part])
         for part in zip(*fits, strict=True)
