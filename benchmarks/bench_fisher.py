@@ -23,7 +23,7 @@ def leaves(shapes, count: int) -> dict[str, jax.Array]:
 
 
 def updates(optimiser: optax.GradientTransformation):
-    """STEPS updates in a row from `state`, and the state they lead to; gradients differ from step to step."""
+    """STEPS updates in a row from `state`, and the state they lead to (unused, its diagnostics would not be computed)."""
 
     def run(gradients, state):
         def step(state, k):
@@ -40,7 +40,7 @@ def contender(name: str, optimiser: optax.GradientTransformation, gradients) -> 
     """The optimiser after its first STEPS updates."""
     run = updates(optimiser)
     state, _ = jax.jit(run)(gradients, optimiser.init(gradients))
-    return Contender(name, lambda *arguments: run(*arguments)[1], (gradients, state))
+    return Contender(name, run, (gradients, state))
 
 
 def eigen_arithmetic(gradients):

@@ -80,22 +80,22 @@ def scale_by_fisher(
     if isinstance(structure, str):
         layout.plan_leaves(structure, [])
 
-    def groups_of(pairs):
+    def seats(pairs):
         plans = layout.plan_leaves(structure, pairs, **limits)
         leaves = [leaf for _, leaf in pairs]
-        return layout.group_leaves(plans, leaves, [wide_dtype(leaf) for leaf in leaves])
+        return layout.seats(plans, leaves, [wide_dtype(leaf) for leaf in leaves])
 
     def init(params):
         pairs = [(path, leaf) for path, leaf in layout.leaves_with_paths(params)[0] if leaf is not None]
-        groups = groups_of(pairs)
-        kinds = {i: group.plan.kind for group in groups for i in group.members}
-        second = [jnp.zeros_like(p, real_dtype(p)) if kinds[i] in RUNNING else None for i, (_, p) in enumerate(pairs)]
+        taken = seats(pairs)
+        running = [seat.plan.kind in RUNNING for seat in taken]
+        second = [jnp.zeros_like(p, real_dtype(p)) if r else None for r, (_, p) in zip(running, pairs, strict=True)]
         return FisherState(
             jnp.zeros([], jnp.int32),
             jax.tree.map(lambda p: jnp.zeros_like(p, wide_dtype(p)), params),
             _placed(params, second) if pairs else params,
             # optax.tree.map_params calls init with an empty tree; one leaf here stands for all buckets of a real state
-            _empty_buckets(groups) if pairs else jnp.zeros([]),
+            _empty_buckets(taken) if pairs else jnp.zeros([]),
             unmeasured(),
         )
 
@@ -106,7 +106,7 @@ def scale_by_fisher(
         held = lambda tree: [leaf for i, leaf in enumerate(treedef.flatten_up_to(tree)) if i in live]
         given = held(updates)
         samples = held(_source(fisher, updates, fisher_grads)) if fisher != "batch" else None
-        step = begin(groups_of([mu[i] for i in live]), given, samples, state, b1, b2, exponent, eps, options)
+        step = begin(seats([mu[i] for i in live]), given, samples, state, b1, b2, exponent, eps, options)
         out, new_mu, new_nu, buckets, diagnostics = step.run(given, samples, held(state.mu), held(state.nu))
         put = lambda leaves: _placed(state.mu, leaves)
         return put(out), FisherState(step.count, put(new_mu), put(new_nu), buckets, diagnostics)
@@ -121,12 +121,12 @@ def _placed(like, leaves):
     return jax.tree.unflatten(treedef, [None if leaf is None else next(following) for _, leaf in pairs])
 
 
-def _empty_buckets(groups: list[layout.Group]) -> tuple[Bucket, ...]:
+def _empty_buckets(taken: list[layout.Seat]) -> tuple[Bucket, ...]:
     def bucket(d, kind, slots):
         count = sum(count for _, _, count in slots)
         return Bucket(jnp.zeros((count, d, d), kind), jnp.tile(jnp.eye(d, dtype=kind)[None], (count, 1, 1)))
 
-    return tuple(bucket(d, kind, slots) for (d, kind), slots in layout.bucket_slots(groups).items())
+    return tuple(bucket(d, kind, slots) for (d, kind), slots in layout.bucket_slots(taken).items())
 
 
 def _source(fisher: str, updates, fisher_grads):

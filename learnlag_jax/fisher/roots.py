@@ -54,12 +54,27 @@ def axis_moment(x: Array, axis: int) -> Array:
 
 def rotate(x: Array, bases: dict[int, Array], *, back: bool = False) -> Array:
     """Into the bases (x_i = sum_a conj(Q_ai) x_a on every given axis), or back (x_a = sum_i Q_ai x_i)."""
-    letters = LETTERS[: x.ndim - 1]
     for axis, q in bases.items():
-        a = letters[axis]
-        result = letters[:axis] + "z" + letters[axis + 1 :]
-        x = contract(f"{letters},{'z' + a if back else a + 'z'}->{result}", x, q if back else q.conj())
+        x = along(q if back else q.conj(), x, axis, transposed=not back)
     return x
+
+
+def along(M: Array, x: Array, axis: int, *, transposed: bool = False) -> Array:
+    """M x on one axis of every array in the stack, sum_b M_ab x_b, or M' x.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import along
+        >>> along(jnp.array([[[0.0, 1.0], [2.0, 0.0]]]), jnp.array([[3.0, 5.0]]), 0).tolist()
+        [[5.0, 6.0]]
+    """
+    letters = LETTERS[: x.ndim - 1]
+    old = letters[axis]
+    matrix, result = old + "z" if transposed else "z" + old, letters.replace(old, "z")
+    # the free axes of a product come in the order of its factors: no transpose if they are wanted so
+    if axis == 0:
+        return contract(f"{matrix},{letters}->{result}", M, x)
+    return contract(f"{letters},{matrix}->{result}", x, M)
 
 
 class Fit(NamedTuple):
@@ -161,11 +176,8 @@ def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:
         >>> transport(jnp.array([[3.0, 5.0]]), {0: jnp.eye(2)[None]}, {0: swap}).tolist()
         [[5.0, 3.0]]
     """
-    letters = LETTERS[: v.ndim - 1]
     for axis in old:
-        R = jnp.abs(contract("ai,aj->ij", new[axis].conj(), old[axis])) ** 2
-        result = letters[:axis] + "z" + letters[axis + 1 :]
-        v = contract(f"{letters},z{letters[axis]}->{result}", v, R)
+        v = along(jnp.abs(contract("ai,aj->ij", new[axis].conj(), old[axis])) ** 2, v, axis)
     return v
 
 

@@ -18,9 +18,6 @@ from learnlag_jax.vocabulary import Array, PyTree
 STRUCTURES = ("eigen", "diagonal", "kronecker", "one_sided", "full", "none")
 FACTORED = ("eigen", "kronecker", "full")  # carry factors
 DIAGONALISED = ("diagonal", *FACTORED)  # have a running F that is diagonal in some basis
-STACKED = (
-    1 << 16
-)  # entries: leaves up to this size are stacked with their equals; the copies would cost longer ones memory
 Rule = Callable[[str, tuple[int, ...]], str]
 
 
@@ -132,63 +129,44 @@ def unview(plan: Plan, x: Array) -> Array:
     return x.reshape(*plan.blocks, *plan.view[1:]).transpose(order).reshape(plan.shape)
 
 
-class Group(NamedTuple):
-    """Leaves of one plan, dtype and layout, worked on as one stack (N K, d_1, .., d_r): one set of operations for all.
-
-    Attributes:
-        plan: what happens to each of them.
-        dtype: of the moments, as text.
-        spec: how each leaf is split over an explicit mesh, or None.
-        members: positions of the leaves.
-    """
+class Seat(NamedTuple):
+    """One leaf's plan, the dtype of its moments as text, and how it is split over an explicit mesh, or None."""
 
     plan: Plan
     dtype: str
     spec: Any
-    members: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the stack, (N K, d_1, .., d_r)."""
-        return len(self.members) * self.plan.view[0], *self.plan.view[1:]
+        """Of the leaf as it is worked on: (K, d_1, .., d_r), or its own where nothing is viewed."""
+        return self.plan.view if self.plan.matrix else self.plan.shape
+
+    def enter(self, x: Array) -> Array:
+        """The leaf as it is worked on; leading axes beyond its own are kept in front."""
+        return view(self.plan, gathered(x)) if self.plan.matrix else x
+
+    def leave(self, x: Array) -> Array:
+        """Back to the leaf, where it lives."""
+        if not self.plan.matrix:
+            return x
+        leaf = unview(self.plan, x)
+        return leaf if self.spec is None else jax.sharding.reshard(leaf, jax.P(*self.spec))
 
 
-def group_leaves(plans: list[Plan], leaves: list[Array], dtypes: list[jnp.dtype]) -> list[Group]:
-    """Leaves that go through the same operations, together; elementwise and long ones alone.
+def seats(plans: list[Plan], leaves: list[Array], dtypes: list[jnp.dtype]) -> list[Seat]:
+    """One seat for every leaf.
+
+    Leaves are not stacked with their equals: on CPU the copies cost more than they save, in time and in compilation.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from learnlag_jax.fisher.structure import group_leaves, plan_leaf
-        >>> leaves = [jnp.zeros(s) for s in ((3, 5), (4,), (3, 5))]
-        >>> plans = [plan_leaf("eigen", x.shape, max_size=64, block_size=None, merge=True) for x in leaves]
-        >>> [(g.plan.kind, g.members) for g in group_leaves(plans, leaves, [jnp.dtype("float32")] * 3)]
-        [('eigen', (0, 2)), ('diagonal', (1,))]
+        >>> from learnlag_jax.fisher.structure import plan_leaf, seats
+        >>> plan = plan_leaf("eigen", (3, 1, 5), max_size=64, block_size=None, merge=True)
+        >>> seats([plan], [jnp.zeros((3, 1, 5))], [jnp.dtype("float32")])[0].shape
+        (1, 3, 5)
     """
-    found: dict[tuple, list[int]] = {}
-    for i, (plan, leaf, dtype) in enumerate(zip(plans, leaves, dtypes, strict=True)):
-        alone = not plan.matrix or math.prod(plan.shape) > STACKED
-        spec = explicit_spec(leaf) if is_sharded(leaf) else None
-        found.setdefault((plan, str(dtype), spec, i if alone else None), []).append(i)
-    return [Group(plan, dtype, spec, tuple(members)) for (plan, dtype, spec, _), members in found.items()]
-
-
-def stack(group: Group, leaves: list) -> Array:
-    """The members as one array (.., N K, d_1, .., d_r); an elementwise leaf is itself."""
-    members = [leaves[i] for i in group.members]
-    if not group.plan.matrix:
-        return members[0]
-    views = [view(group.plan, gathered(x)) for x in members]
-    return views[0] if len(views) == 1 else jnp.concatenate(views, axis=-1 - len(group.plan.matrix))
-
-
-def unstack(group: Group, x: Array) -> list[Array]:
-    """Back to leaves, each where it lives."""
-    if not group.plan.matrix:
-        return [x]
-    K = group.plan.view[0]
-    parts = [x] if len(group.members) == 1 else [x[n * K : (n + 1) * K] for n in range(len(group.members))]
-    leaves = [unview(group.plan, part) for part in parts]
-    return leaves if group.spec is None else [jax.sharding.reshard(leaf, jax.P(*group.spec)) for leaf in leaves]
+    specs = [explicit_spec(leaf) if is_sharded(leaf) else None for leaf in leaves]
+    return [Seat(plan, str(dtype), spec) for plan, dtype, spec in zip(plans, dtypes, specs, strict=True)]
 
 
 def gathered(x: Array) -> Array:
@@ -226,22 +204,22 @@ def explicit_spec(x):
     return sharding.spec
 
 
-def bucket_slots(groups: list[Group]) -> dict[tuple[int, str], list[tuple[int, int, int]]]:
-    """(side d, dtype) -> [(group, axis, count)]: all factors of one side and dtype live in one (sum count, d, d) stack.
+def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str], list[tuple[int, int, int]]]:
+    """(side d, dtype) -> [(leaf, axis, K)]: all factors of one side and dtype live in one (sum K, d, d) stack.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from learnlag_jax.fisher.structure import bucket_slots, group_leaves, plan_leaf
-        >>> leaves = [jnp.zeros(s) for s in ((3, 5), (5, 5), (3, 5))]
+        >>> from learnlag_jax.fisher.structure import bucket_slots, plan_leaf, seats
+        >>> leaves = [jnp.zeros(s) for s in ((3, 5), (5, 5))]
         >>> plans = [plan_leaf("eigen", x.shape, max_size=64, block_size=None, merge=True) for x in leaves]
-        >>> bucket_slots(group_leaves(plans, leaves, [jnp.dtype("float32")] * 3))
-        {(3, 'float32'): [(0, 0, 2)], (5, 'float32'): [(0, 1, 2), (1, 0, 1), (1, 1, 1)]}
+        >>> bucket_slots(seats(plans, leaves, [jnp.dtype("float32")] * 2))
+        {(3, 'float32'): [(0, 0, 1)], (5, 'float32'): [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
     """
     slots: dict[tuple[int, str], list[tuple[int, int, int]]] = {}
-    for i, group in enumerate(groups):
-        if group.plan.kind in FACTORED:
-            for axis, d in zip(group.plan.axes, group.plan.sizes, strict=True):
-                slots.setdefault((d, group.dtype), []).append((i, axis, group.shape[0]))
+    for i, seat in enumerate(taken):
+        if seat.plan.kind in FACTORED:
+            for axis, d in zip(seat.plan.axes, seat.plan.sizes, strict=True):
+                slots.setdefault((d, seat.dtype), []).append((i, axis, seat.shape[0]))
     return dict(sorted(slots.items()))
 
 
