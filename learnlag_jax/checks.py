@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from learnlag_jax.vocabulary import PyTree, Status
+from learnlag_jax.vocabulary import Array, PyTree, Status
 
 
 class InputError(ValueError):
@@ -94,7 +94,8 @@ def is_traced(*arrays) -> bool:
 
 def describe(x) -> str:
     """`float32[3,2]`, as JAX prints a type."""
-    return f"{jnp.result_type(x)}[{','.join(map(str, jnp.shape(x)))}]"
+    dtype = np.asarray(x).dtype if isinstance(x, list | tuple) else jnp.result_type(x)
+    return f"{dtype}[{','.join(map(str, np.shape(x)))}]"
 
 
 def floating(tree: PyTree, argument: str, *, allow_complex: bool = False) -> None:
@@ -116,7 +117,7 @@ def floating(tree: PyTree, argument: str, *, allow_complex: bool = False) -> Non
 def shape(x, expected: tuple, argument: str) -> None:
     """The shape must match; an expected entry that is a string stands for any size, the same one each time."""
     sizes: dict[str, int] = {}
-    got = jnp.shape(x)
+    got = np.shape(x)
     wanted = "shape (" + ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "") + ")"
     ok = len(got) == len(expected) and all(
         g == (sizes.setdefault(e, g) if isinstance(e, str) else e) for g, e in zip(got, expected, strict=True)
@@ -129,6 +130,17 @@ def whole(value, argument: str, least: int, remedy: str) -> None:
     """An integer that is not below `least`."""
     integral = isinstance(value, int | np.integer) and not isinstance(value, bool)
     require(integral and value >= least, argument, repr(value), f"an integer, at least {least}", remedy)
+
+
+def random_key(key) -> Array:
+    """A typed random key; `jax.random.key(0)` for None."""
+    if key is None:
+        return jax.random.key(0)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    require(
+        typed, "key", key if isinstance(key, int) else type(key).__name__, "a typed key", "pass jax.random.key(seed)"
+    )
+    return key
 
 
 def fraction(value, argument: str) -> None:

@@ -45,20 +45,20 @@ from learnlag_jax.fermat.learning_time import time_to_threshold as time_to_thres
 from learnlag_jax.fermat.models import fisher_information as fisher_information
 from learnlag_jax.fermat.planning import Path as Path
 from learnlag_jax.fermat.planning import least_time_path as least_time_path
+from learnlag_jax.fermat.profiles import Profile as Profile
+from learnlag_jax.fermat.profiles import mlperf_time as mlperf_time
+from learnlag_jax.fermat.profiles import performance_profile as performance_profile
 from learnlag_jax.fermat.rays import Ray as Ray
 from learnlag_jax.fermat.rays import optical_length as optical_length
 from learnlag_jax.fermat.rays import ray as ray
 from learnlag_jax.fermat.stopwatch import TimedCurve as TimedCurve
 from learnlag_jax.fermat.stopwatch import timed_curve as timed_curve
-from learnlag_jax.fermat.summaries import Profile as Profile
 from learnlag_jax.fermat.summaries import Ratio as Ratio
 from learnlag_jax.fermat.summaries import Summary as Summary
 from learnlag_jax.fermat.summaries import Survival as Survival
 from learnlag_jax.fermat.summaries import kaplan_meier as kaplan_meier
 from learnlag_jax.fermat.summaries import learning_time_ratio as learning_time_ratio
 from learnlag_jax.fermat.summaries import learning_time_summary as learning_time_summary
-from learnlag_jax.fermat.summaries import mlperf_time as mlperf_time
-from learnlag_jax.fermat.summaries import performance_profile as performance_profile
 
 __all__ = [
     "ContinuousDesign",

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from learnlag_jax.fermat.criteria import Criterion, block_size, flat, inverse, regular, sensitivity, slope, unguarded
+from learnlag_jax.fermat.criteria import Criterion, block_size, flat, sensitivity, slope, unguarded
 from learnlag_jax.fermat.equivalence import certificate
+from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.trees import fill_where
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 

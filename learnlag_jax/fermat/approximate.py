@@ -17,17 +17,10 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.active_set import Design, solve_weights, weighted_information
-from learnlag_jax.fermat.criteria import (
-    Criterion,
-    as_criterion,
-    information_matrix,
-    inverse,
-    negative_power,
-    regular,
-    wide_rows,
-)
+from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
 from learnlag_jax.fermat.equivalence import certificate
 from learnlag_jax.fermat.implicit import differentiable_weights
+from learnlag_jax.fermat.matrices import inverse, negative_power, regular
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 
@@ -67,9 +60,10 @@ def optimal_weights(
 
     Reference: Harman, Filova and Richtarik (2020) for the active set; MATH.md 4.
     """
-    F, phi = wide_rows(F), as_criterion(criterion)
+    F = wide_rows(F)
     checks.finite(F, "F")
     p = F.shape[-1]
+    phi = as_criterion(criterion, p)
     refused = isinstance(phi, Criterion) and phi.kind == "T"
     checks.require(
         not refused, "criterion", "T", "a criterion that asks for every parameter", "its optimum is the longest row"
@@ -110,7 +104,7 @@ def worst_mixture(phi: Criterion, M: Array) -> Array:
     assert phi.q is not None
     q = phi.q.astype(M.dtype)
     if phi.kind == "phi":
-        bottom = jnp.linalg.eigvalsh(M)[0]
+        bottom = 1 / jnp.linalg.eigvalsh(inverse(M))[-1]
         C = negative_power(M / bottom, q - 1)
         return C / jnp.trace(C)
     region = jnp.asarray(phi.region, M.dtype)

@@ -17,7 +17,7 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.criteria import Criterion, as_criterion
-from learnlag_jax.fermat.exact import approximate_bound
+from learnlag_jax.fermat.exact import approximate_bound, certified_efficiency
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -28,7 +28,7 @@ class ContinuousDesign(NamedTuple):
         points: (n, d) points of the region; NaN where no regular design was found.
         value: phi of the total information, fixed rows and prior included.
         efficiency: certified against every design on a grid over the region (at most 4096 points, the design's own included).
-        residual: largest derivative of log phi along a feasible move, over the width of the box or the radius of the sphere.
+        residual: largest derivative of log phi (of asinh phi for a criterion of the user's) along a feasible move, over the width of the box or the radius of the sphere.
         status: int32, a `Status`.
         steps: int32, Newton steps of the best start.
 
@@ -106,8 +106,8 @@ def continuous_design(
         checks.shape(fixed, (m, p), "fixed")
         checks.finite(fixed, "fixed")
         base = base + jnp.asarray(fixed, dtype).T @ jnp.asarray(fixed, dtype)
-    phi = as_criterion(criterion)
-    key, cloud_key = jax.random.split(jax.random.key(0) if key is None else key)
+    phi = as_criterion(criterion, p)
+    key, cloud_key = jax.random.split(checks.random_key(key))
     z = 2 * jax.random.normal(key, (restarts, n, d), dtype)
     if start is not None:
         checks.shape(start, (n, d), "start")
@@ -117,12 +117,11 @@ def continuous_design(
     known = None if fixed is None and prior is None else base
     cloud = _cloud(cloud_key, d, box, dtype)
     cloud = jnp.concatenate([jnp.where(found, x, cloud[:1]), cloud])
-    efficiency = approximate_bound(jax.vmap(model)(cloud), phi, known, n) / value
+    efficiency = certified_efficiency(value, approximate_bound(jax.vmap(model)(cloud), phi, known, n))
     status = first_failure(
         status_where(~found, Status.rank_deficient),
         status_where(~(residual <= jnp.sqrt(jnp.finfo(dtype).eps)), Status.max_steps),
     )
-    efficiency = jnp.where(found, jnp.clip(efficiency, 0, 1), 0)
     return ContinuousDesign(jnp.where(found, x, jnp.nan), value, efficiency, residual, status, steps)
 
 
@@ -167,16 +166,18 @@ def _feasible_slope(x: Array, g: Array, box) -> Array:
 @functools.partial(jax.jit, static_argnames="model")
 def _descend(model: Callable, phi: Callable, starts: Array, box, base: Array, max_steps: int):
     place = jax.vmap(lambda z: _points(z, box))
+    # a criterion of the user's may be negative, and asinh is a logarithm for both signs
+    log, exp = (jnp.log, jnp.exp) if isinstance(phi, Criterion) else (jnp.arcsinh, jnp.sinh)
 
     def log_value(x):
         F = jax.vmap(model)(x)
-        return jnp.log(phi(base + F.T @ F))
+        return log(phi(base + F.T @ F))
 
     def one(z):
         flat, steps = newton_descent(lambda flat: log_value(place(flat.reshape(z.shape))), z.ravel(), max_steps)
         x = place(flat.reshape(z.shape))
         value, g = jax.value_and_grad(log_value)(x)
-        return x, jnp.where(jnp.isnan(value), jnp.inf, jnp.exp(value)), _feasible_slope(x, g, box), steps
+        return x, jnp.where(jnp.isnan(value), jnp.inf, exp(value)), _feasible_slope(x, g, box), steps
 
     x, value, residual, steps = jax.lax.map(one, starts, batch_size=8)
     best = jnp.argmin(value)

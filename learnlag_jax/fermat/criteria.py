@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.fermat.matrices import inverse, log_determinant, negative_power_trace, regular
 from learnlag_jax.vocabulary import Array
 
 KINDS = ("A", "D", "E", "G", "T", "I", "c", "phi")
@@ -77,74 +78,6 @@ def flat(F: Array) -> Array:
     return F.reshape(-1, F.shape[-1])
 
 
-@jax.custom_jvp
-def inverse(M: Array) -> Array:
-    """M^-1 through Cholesky; its derivative, -M^-1 dM M^-1, is products only, to any order."""
-    L = jnp.linalg.cholesky(M)
-    half = jax.scipy.linalg.solve_triangular(L, jnp.eye(M.shape[-1], dtype=M.dtype), lower=True)
-    return half.T @ half
-
-
-@inverse.defjvp
-def _inverse_jvp(primals, tangents):
-    D = inverse(primals[0])
-    return D, -D @ tangents[0] @ D
-
-
-@jax.custom_jvp
-def log_determinant(M: Array) -> Array:
-    """log det M through Cholesky; derivative tr(M^-1 dM)."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(M))))
-
-
-@log_determinant.defjvp
-def _log_determinant_jvp(primals, tangents):
-    return log_determinant(primals[0]), jnp.sum(inverse(primals[0]) * tangents[0].T)
-
-
-def regular(M: Array) -> Array:
-    """True if M is positive definite beyond rounding: every Cholesky pivot keeps a share of its diagonal entry.
-
-    The share, 1 - R^2 of a column on those before it, does not change when columns are rescaled.
-    """
-    p = M.shape[-1]
-    d = jnp.diagonal(M)
-    scale = jax.lax.rsqrt(jnp.where(d > 0, d, jnp.ones_like(d)))
-    pivots = jnp.diagonal(jnp.linalg.cholesky(M * scale[:, None] * scale[None, :])) ** 2
-    return jnp.all(d > 0) & jnp.all(pivots > 10 * p * jnp.finfo(M.dtype).eps)  # NaN pivots compare false
-
-
-@jax.custom_jvp
-def negative_power_trace(M: Array, q: Array) -> Array:
-    """tr M^-q; its derivative -q tr(M^-(q+1) dM) is finite also at repeated eigenvalues."""
-    return jnp.sum(jnp.linalg.eigvalsh(M) ** -q)
-
-
-@negative_power_trace.defjvp
-def _negative_power_trace_jvp(primals, tangents):
-    M, q = primals
-    return negative_power_trace(M, q), -q * jnp.sum(negative_power(M, q + 1) * tangents[0].T)
-
-
-@jax.custom_jvp
-def negative_power(M: Array, q: Array) -> Array:
-    """M^-q of a positive definite matrix; derivative by divided differences (Daleckii and Krein)."""
-    l, U = jnp.linalg.eigh(M)
-    return (U * (l**-q)[None, :]) @ U.T
-
-
-@negative_power.defjvp
-def _negative_power_jvp(primals, tangents):
-    M, q = primals
-    l, U = jnp.linalg.eigh(M)
-    f, slope = l**-q, -q * l ** (-q - 1)
-    gap = l[:, None] - l[None, :]
-    close = jnp.abs(gap) <= jnp.sqrt(jnp.finfo(l.dtype).eps) * (l[:, None] + l[None, :])
-    steep = (f[:, None] - f[None, :]) / jnp.where(close, jnp.ones_like(gap), gap)
-    difference = jnp.where(close, (slope[:, None] + slope[None, :]) / 2, steep)
-    return (U * f[None, :]) @ U.T, U @ (difference * (U.T @ tangents[0] @ U)) @ U.T
-
-
 @functools.partial(
     jax.tree_util.register_dataclass, data_fields=["moment", "region", "q"], meta_fields=["kind", "draws"]
 )
@@ -191,7 +124,7 @@ class Criterion:
             case "D":
                 return jnp.exp(-log_determinant(M) / p)
             case "E":
-                return 1 / jnp.linalg.eigvalsh(M)[0]
+                return jnp.linalg.eigvalsh(inverse(M))[-1]
             case "T":
                 return 1 / jnp.trace(M)
             case "G":
@@ -203,7 +136,9 @@ class Criterion:
                 return top * jnp.mean((variance / top) ** q) ** (1 / q)
             case "phi":
                 q = jnp.asarray(self.q, dtype)
-                bottom = jax.lax.stop_gradient(jnp.linalg.eigvalsh(M)[0])  # scaled out: a large q would overflow
+                bottom = jax.lax.stop_gradient(
+                    1 / jnp.linalg.eigvalsh(inverse(M))[-1]
+                )  # scaled out: a large q would overflow
                 return (negative_power_trace(M / bottom, q) / p) ** (1 / q) / bottom
             case _:
                 return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
@@ -214,8 +149,7 @@ def diagonal_blocks(M: Array, draws: int) -> Array:
     whole = M.shape[-1] % draws == 0
     checks.require(whole, "M", checks.describe(M), f"{draws} blocks of one size", "make rows with draws='separate'")
     p = M.shape[-1] // draws
-    k = jnp.arange(draws)
-    return M.reshape(draws, p, draws, p)[k, :, k, :]
+    return jnp.stack([M[k * p : (k + 1) * p, k * p : (k + 1) * p] for k in range(draws)])
 
 
 def block_size(phi: Callable, p: int) -> int:
@@ -273,16 +207,17 @@ def criterion(
 
     Reference: Pukelsheim (1993), chapters 5, 6; Kiefer (1974); Chaloner and Larntz (1989) for the mean over a prior.
     """
-    checks.require(kind in KINDS, "kind", repr(kind), f"one of {', '.join(KINDS)}", "'A' means tr M^-1")
+    other = next((k for k in KINDS if str(kind).lower() == k.lower()), "A")
+    checks.require(kind in KINDS, "kind", repr(kind), f"one of {', '.join(KINDS)}", f"{other!r} may be meant")
     given = {"vector": vector, "moment": moment, "region": region, "q": q}
     wanted = {"c": ("vector",), "I": ("moment", "region"), "G": ("region",), "phi": ("q",)}.get(kind, ())
     present = [name for name, value in given.items() if value is not None]
-    remedy = f"pass {' or '.join(wanted)}" if wanted else "drop it"
+    remedy = f"pass criterion({kind!r}, {wanted[-1]}=...)" if wanted else "drop it"
     checks.require(
         len(present) == bool(wanted) and set(present) <= set(wanted),
         "criterion",
-        present,
-        f"{kind} with {list(wanted)}",
+        ", ".join(present) or "no option",
+        f"{kind} with {' or '.join(wanted) or 'no option'}",
         remedy,
     )
     averaged = draws is None or (draws >= 1 and kind in ("A", "D", "I", "c", "phi"))
@@ -290,6 +225,7 @@ def criterion(
         averaged, "draws", f"{draws} for {kind}", "a positive number, with A, D, I, c or phi", "use phi for E"
     )
     if kind == "c":
+        vector = jnp.asarray(vector)
         checks.shape(vector, ("p",), "vector")
         return Criterion(kind, moment=jnp.outer(vector, vector), draws=draws)
     if kind == "I" and region is not None:
@@ -300,9 +236,23 @@ def criterion(
     return Criterion(kind, moment, region, q, draws)
 
 
-def as_criterion(phi: str | Callable) -> Callable:
-    """A letter that needs no option, a `Criterion`, or any convex `phi(M)` of the user's."""
-    return criterion(phi) if isinstance(phi, str) else phi
+def as_criterion(phi: str | Callable, p: int | None = None) -> Callable:
+    """A letter that needs no option, a `Criterion` (for p parameters), or any convex `phi(M)` of the user's."""
+    phi = criterion(phi) if isinstance(phi, str) else phi
+    if p is not None and isinstance(phi, Criterion):
+        checks.require(
+            p % (phi.draws or 1) == 0, "criterion", f"{phi.draws} draws", f"a divisor of p = {p}", "see draws"
+        )
+        each = block_size(phi, p)
+        if phi.moment is not None:
+            checks.shape(
+                phi.moment,
+                (each, each),
+                "criterion's " + ("vector, as an outer product" if phi.kind == "c" else "moment"),
+            )
+        if phi.region is not None:
+            checks.shape(phi.region, ("m", each), "criterion's region")
+    return phi
 
 
 def slope(phi: Callable, M: Array) -> Array:

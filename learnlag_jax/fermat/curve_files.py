@@ -59,7 +59,7 @@ def read_curve(path, t: str = "step", error: str = "loss") -> Curve:
     path = Path(path)
     records = _json_records(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _csv_records(path)
     pairs, seen = [], set()
-    for line, record in records:
+    for line, record in _decoded(path, records):
         seen |= set(record)
         if record.get(t) not in (None, "") and record.get(error) not in (None, ""):
             pairs.append([_number(path, line, name, record[name]) for name in (t, error)])
@@ -73,10 +73,25 @@ def read_curve(path, t: str = "step", error: str = "loss") -> Curve:
     return Curve(times, errors)
 
 
+def _decoded(path: Path, records: Iterator[tuple[int, dict]]) -> Iterator[tuple[int, dict]]:
+    try:
+        yield from records
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise checks.InputError(f"{path.name}: got {error}; expected text in UTF-8; export it again") from None
+
+
 def _csv_records(path: Path) -> Iterator[tuple[int, dict]]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
+        names = reader.fieldnames or []
+        mark = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        checks.require(mark is None, path.name, f"cells separated by {mark!r}", "commas", "export it with commas")
         for record in reader:
+            surplus = record.get(None)
+            where = f"{path.name} line {reader.line_num}"
+            checks.require(
+                surplus is None, where, f"{surplus} beyond the header", f"{len(names)} cells", "quote commas"
+            )
             yield reader.line_num, {str(k).strip(): v.strip() if isinstance(v, str) else v for k, v in record.items()}
 
 
@@ -100,7 +115,7 @@ def _json_object(path: Path, number: int, line: str) -> dict:
 
 def _number(path: Path, line: int, name: str, value) -> float:
     try:
-        return float(value)
+        return float("a truth value is no number" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         raise checks.InputError(
             f"{path.name} line {line}: got {name} = {value!r}; expected a number; remove or correct the record"

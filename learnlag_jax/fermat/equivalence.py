@@ -10,7 +10,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.criteria import as_criterion, homogeneous, regular, sensitivity, slope, unguarded, wide_rows
+from learnlag_jax.fermat.criteria import as_criterion, homogeneous, sensitivity, slope, unguarded, wide_rows
+from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array
 
 
@@ -19,6 +20,8 @@ def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Arr
 
         homogeneous phi, no prior:  phi* >= phi(M)^2 / max_i f_i' G f_i
         otherwise (convexity):      phi* >= phi(M) - (max_i f_i' G f_i - tr G (M - prior)),    G = -d phi / dM
+
+    Rounding is added, as large as the entries of M^-1 M - I: nearly collinear rows in float32 certify little.
 
     Args:
         M: (p, p) information of a design of total weight 1, prior included.
@@ -45,7 +48,8 @@ def equivalence_gap(M, F, criterion: str | Callable = "A", *, prior=None) -> Arr
 
     Reference: Pukelsheim (1993), chapter 7; MATH.md 4.
     """
-    F, phi = wide_rows(F), as_criterion(criterion)
+    F = wide_rows(F)
+    phi = as_criterion(criterion, F.shape[-1])
     checks.shape(M, (F.shape[-1], F.shape[-1]), "M")
     return certificate(phi, jnp.asarray(M, F.dtype), F, prior)[0]
 
@@ -59,5 +63,7 @@ def certificate(phi: Callable, M: Array, F: Array, prior: Array | None):
     worst, spent = jnp.max(s), jnp.sum(G * (M if prior is None else M - jnp.asarray(prior, M.dtype)))
     tight = homogeneous(phi) and prior is None
     gap = 1 - value / worst if tight else (worst - spent) / jnp.abs(value)
+    # what rounding may hide: everything here goes through M^-1, which is known as well as M^-1 M is the identity
+    gap = jnp.maximum(gap, 0) + jnp.max(jnp.abs(inverse(M) @ M - jnp.eye(M.shape[0], dtype=M.dtype)))
     ok &= jnp.isfinite(value) & jnp.isfinite(worst)
     return jnp.where(ok, jnp.clip(gap, 0, 1), 1), jnp.where(ok, worst / spent - 1, jnp.inf), s

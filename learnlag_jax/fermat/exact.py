@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.approximate import optimal_weights
-from learnlag_jax.fermat.criteria import Criterion, as_criterion, inverse, regular, wide_rows
+from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
+from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -26,7 +27,9 @@ class ExactDesign(NamedTuple):
     Attributes:
         rows: (n,) int32 indices into the pool, increasing; -1 where no regular design was found.
         value: phi of the total information of the n rows (and the fixed ones); +inf where none was found.
-        efficiency: certified: no n rows of the pool have a value below efficiency * value.
+        efficiency: certified: no n rows of the pool have a value below value - (1 - efficiency) |value|, for the positive
+            criteria here efficiency * value. 0 certifies nothing. The bound is that of fractional weights: where n is
+            small beside p even the best n rows stay well below 1.
         residual: 1 - efficiency, the gap to the approximate bound (of this size also for a perfect exact design).
         status: int32, a `Status`.
         steps: int32, sweeps of exchanges of the best restart.
@@ -88,12 +91,14 @@ def exact_design(
 
     Reference: Fedorov (1972); MATH.md 4.
     """
-    F, phi = wide_rows(F), as_criterion(criterion)
-    checks.shape(F, ("N", "p"), "F")
+    F = wide_rows(F)
+    single = "candidates of several rows, as of fisher_information with draws, go to optimal_weights"
+    checks.require(F.ndim == 2, "F", checks.describe(F), "one row a candidate, shape (N, p)", single)
     checks.finite(F, "F")
-    N, p = F.shape
+    (N, p), phi = F.shape, as_criterion(criterion, F.shape[1])
     m = 0 if fixed is None else jnp.shape(fixed)[0]
-    checks.require(n >= 1, "n", n, "at least one observation", "choose n >= 1")
+    checks.whole(n, "n", 1, "choose how many to observe")
+    checks.whole(restarts, "restarts", 1, "8 is usual")
     enough = prior is not None or n + m >= p
     checks.require(
         enough,
@@ -111,13 +116,12 @@ def exact_design(
         checks.finite(fixed, "fixed")
         rows = jnp.asarray(fixed, F.dtype)
         base = base + rows.T @ rows
-    key = jax.random.key(0) if key is None else key
+    key = checks.random_key(key)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
     rows, value, sweeps, settled = _search(F, phi, base, key, n, replace, restarts, max_sweeps)
-    efficiency = approximate_bound(F, phi, None if fixed is None and prior is None else base, n) / value
-    found = jnp.isfinite(value)
+    bound = approximate_bound(F, phi, None if fixed is None and prior is None else base, n)
+    found, efficiency = jnp.isfinite(value), certified_efficiency(value, bound)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
-    efficiency = jnp.where(found, jnp.clip(efficiency, 0, 1), 0)
     return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)
 
 
@@ -128,16 +132,25 @@ def approximate_bound(F: Array, phi: Callable, base: Array | None, n: int) -> Ar
     prior = None if base is None else base / n
     total = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(_scaled, phi, jnp.asarray(n, F.dtype))
     design = optimal_weights(F, total, prior=prior)
-    lower = design.value * (1 - design.gap)
-    return lower / n if isinstance(phi, Criterion) else lower
+    known = jnp.isfinite(design.value) & (design.gap < 1)  # a gap of 1 certifies nothing
+    lower = jnp.where(known, design.value - design.gap * jnp.abs(design.value), -jnp.inf)
+    return jnp.maximum(lower, 0) / n if isinstance(phi, Criterion) else lower
+
+
+def certified_efficiency(value: Array, bound: Array) -> Array:
+    """1 - (value - bound) / |value|, bound / value for positive criteria; 0 where nothing is certified."""
+    finite = jnp.isfinite(value) & jnp.isfinite(bound)
+    value, bound = jnp.where(finite, value, 1), jnp.where(finite, bound, 0)
+    size = jnp.where(value == 0, 1, jnp.abs(value))
+    return jnp.where(finite, jnp.clip(1 - (value - bound) / size, 0, 1), 0)
 
 
 def _scaled(phi: Callable, n: Array, M: Array) -> Array:
     return phi(n * M)
 
 
-def spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) -> Array:
-    """n rows: while some direction is unseen, a row with a large residual outside the span so far; then any row."""
+def spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool, taken: Array | None = None) -> Array:
+    """n rows, none of `taken`: while some direction is unseen, a row with a large residual outside the span so far; then any row."""
     N, p = F.shape
     eps = jnp.finfo(F.dtype).eps
     l, U = jnp.linalg.eigh(base)
@@ -156,13 +169,13 @@ def spanning_start(F: Array, base: Array, key: Array, n: int, replace: bool) -> 
         rest = residual - (residual @ q)[:, None] * q[None, :]
         return rows.at[k].set(j.astype(jnp.int32)), jnp.where(unseen, rest, residual), taken.at[j].set(not replace)
 
-    start = (jnp.zeros(n, jnp.int32), F - (F @ seen) @ seen.T, jnp.zeros(N, bool))
+    start = (jnp.zeros(n, jnp.int32), F - (F @ seen) @ seen.T, jnp.zeros(N, bool) if taken is None else taken)
     return jax.lax.fori_loop(0, n, pick, start)[0]
 
 
 def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
     """phi(M - out out' + f_j f_j') for every j, by rank-two updates where they are known."""
-    kind = phi.kind if isinstance(phi, Criterion) else None
+    kind = phi.kind if isinstance(phi, Criterion) and phi.draws is None else None
     if kind not in ("A", "D", "I", "c"):
         return jax.vmap(lambda f: phi(M - jnp.outer(out, out) + jnp.outer(f, f)))(F)
     D = inverse(M)
@@ -182,13 +195,19 @@ def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
     return jnp.where(regular_after, value, jnp.inf)
 
 
+def lowered(phi: Callable, M: Array) -> Array:
+    """phi(M) less what rounding may pretend, in the criterion's own units: those of a change of M by a factor of two."""
+    value = phi(M)
+    size = jnp.abs(value) if isinstance(phi, Criterion) else jnp.abs(value) + jnp.abs(phi(2 * M) - value)
+    return jnp.where(jnp.isfinite(value), value - 100 * jnp.finfo(M.dtype).eps * size, value)
+
+
 @functools.partial(jax.jit, static_argnames=("replace", "max_sweeps"))
 def exchanged(
     F: Array, phi: Callable, base: Array, rows: Array, replace: bool, max_sweeps: int, taken: Array | None = None
 ):
     """Sweeps of single exchanges until one full sweep changes nothing; rows of `taken` may not enter."""
     n = rows.size
-    rounding = 100 * jnp.finfo(F.dtype).eps
     information = lambda rows: base + F[rows].T @ F[rows]
 
     def exchange(i, state):
@@ -199,7 +218,7 @@ def exchanged(
         if taken is not None:
             values = jnp.where(taken, jnp.inf, values)
         j = jnp.argmin(values)
-        better = values[j] < phi(M) * (1 - rounding) - rounding
+        better = values[j] < lowered(phi, M)
         moved = rows.at[i].set(j.astype(jnp.int32))
         swap = jnp.outer(F[j], F[j]) - jnp.outer(F[rows[i]], F[rows[i]])
         return jnp.where(better, moved, rows), jnp.where(better, M + swap, M), changed | better

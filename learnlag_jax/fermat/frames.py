@@ -115,6 +115,23 @@ def water_level(spectrum: Array, amount: Array, places: int) -> Array:
     return jnp.min(jnp.where(levels >= below, levels, jnp.inf))
 
 
+def _symmetric(S, name: str) -> None:
+    if not checks.is_traced(S):
+        S = np.asarray(S)
+        apart = np.max(np.abs(S - S.T)) / max(np.max(np.abs(S)), np.finfo(S.dtype).tiny)
+        got = f"entries that differ by {apart:.1g} across the diagonal"
+        checks.require(apart < 1e-3, name, got, "a symmetric matrix", "average it with its transpose")
+
+
+def _eigenvalues_from(l: Array, name: str, least: float, what: str) -> None:
+    """Host gate: the smallest eigenvalue, as a part of the largest, is at least `least`."""
+    if not checks.is_traced(l):
+        enough = bool(l[0] >= least * jnp.max(jnp.abs(l)))
+        checks.require(
+            enough, name, f"smallest eigenvalue {float(l[0]):.3g}", what, "pass a second moment or information"
+        )
+
+
 def complete_frame(S0, m: int) -> Array:
     """m unit rows that complete an existing set optimally, by filling its smallest eigenvalues like water.
 
@@ -148,7 +165,10 @@ def complete_frame(S0, m: int) -> Array:
     checks.finite(S0, "S0")
     checks.require(m >= 1, "m", m, "at least one row", "nothing is to be added otherwise")
     S0 = jnp.asarray(S0)
+    _symmetric(S0, "S0")
     l, U = jnp.linalg.eigh((S0 + S0.T) / 2)
+    _eigenvalues_from(l, "S0", -10 * l.size * float(jnp.finfo(l.dtype).eps), "positive semi-definite")
+    l = l - l[0]  # only differences matter, and a large common part would swallow m
     places = min(m, l.size)
     level = water_level(l, jnp.asarray(m, l.dtype), places)
     added = jnp.where(jnp.arange(l.size) < places, jnp.maximum(level - l, 0), 0)
@@ -184,7 +204,9 @@ def v_optimal_frame(C, n: int) -> Array:
     checks.shape(C, ("p", "p"), "C")
     checks.floating(C, "C")
     checks.require(n >= C.shape[0], "n", n, f"at least p = {C.shape[0]}", "fewer rows cannot span the space")
+    _symmetric(C, "C")
     c, U = jnp.linalg.eigh(jnp.asarray(C))
+    _eigenvalues_from(c, "C", 10 * c.size * float(jnp.finfo(c.dtype).eps), "positive definite")
     root = jnp.sqrt(jnp.maximum(c, 0))
     return frame_with_spectrum(root * (n / jnp.sum(root)), n) @ U.T
 
@@ -212,6 +234,8 @@ def greedy_ratio(n, p: int, dtype=None) -> Array:
 
     Reference: MATH.md 4.
     """
+    if not checks.is_traced(n):
+        checks.require(bool(np.all(np.asarray(n) >= p)), "n", n, f"at least p = {p}", "fewer leave a direction unseen")
     n, dtype = jnp.asarray(n), jnp.zeros((), dtype or float).dtype
     k, rho = (n // p).astype(dtype), (n % p).astype(dtype) / p
     return 1 + rho * (1 - rho) / (k * (k + 1))

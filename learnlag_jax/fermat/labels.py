@@ -17,7 +17,7 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
-from learnlag_jax.fermat.exact import exchanged
+from learnlag_jax.fermat.exact import exchanged, spanning_start
 from learnlag_jax.fermat.planning import greedy_rows
 from learnlag_jax.vocabulary import Array, Status, status_where
 
@@ -75,8 +75,9 @@ def label_batch(
 
     Reference: Yu, Bi and Tresp (2006); MATH.md 4.
     """
-    F, phi = wide_rows(F), as_criterion(criterion)
+    F = wide_rows(F)
     checks.shape(F, ("N", "p"), "F")
+    phi = as_criterion(criterion, F.shape[1])
     checks.finite(F, "F")
     (N, p), labelled = F.shape, np.unique(np.asarray(labelled, None if len(labelled) else int))
     whole = np.issubdtype(labelled.dtype, np.integer)
@@ -95,7 +96,11 @@ def label_batch(
     taken = jnp.zeros(N, bool).at[labelled].set(True)
     base = information_matrix(F, taken.astype(F.dtype), prior)
     start = greedy_rows(F, phi, _regular_start(F, base, prior), n, False, taken)
-    rows, value, _, _ = exchanged(F, phi, base, start, False, max_sweeps, taken)
+    search = lambda start: exchanged(F, phi, base, start, False, max_sweeps, taken)[:2]
+    rows, value = search(start)
+    # greedy goes where variance is largest, and may leave a direction unseen that a regular batch would see
+    spanning = lambda: search(spanning_start(F, base, jax.random.key(0), n, False, taken))
+    rows, value = jax.lax.cond(jnp.isfinite(value), lambda: (rows, value), spanning)
     found = jnp.isfinite(value)
     return LabelBatch(jnp.where(found, rows, -1), value, status_where(~found, Status.rank_deficient))
 
@@ -197,7 +202,10 @@ def softmax_rows(logits, features) -> Array:
     checks.shape(logits, ("N", "K"), "logits")
     checks.shape(features, (jnp.shape(logits)[0], "p"), "features")
     checks.floating((logits, features), "logits, features")
-    p = jax.nn.softmax(jnp.asarray(logits), -1)
-    spread = jnp.sum(p * (1 - p), -1) / p.shape[1]  # 1 - |p|^2 without its cancellation
+    logits = jnp.asarray(logits)
+    p, K = jax.nn.softmax(logits, -1), logits.shape[1]
+    top = jax.nn.one_hot(jnp.argmax(logits, -1), K, dtype=bool)
+    rest = jnp.sum(jnp.where(top, 0, p), -1, keepdims=True)  # 1 - p of the likeliest class without its cancellation
+    spread = jnp.sum(p * jnp.where(top, rest, 1 - p), -1) / K
     features = jnp.asarray(features)
     return jnp.sqrt(spread).astype(features.dtype)[:, None] * features

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.vocabulary import Array, Status, status_where
@@ -42,11 +43,14 @@ class LearningTime(NamedTuple):
 
 
 def _curve(t, error):
+    t, error = jnp.asarray(t), jnp.asarray(error)
     checks.increasing(t, "t")
-    checks.shape(error, (jnp.shape(t)[0],), "error")
+    checks.shape(error, t.shape, "error")
+    checks.require(t.size > 0, "t", "no evaluations", "at least one", "a curve has points")
     checks.floating(error, "error")
-    error = jnp.asarray(error)
-    return jnp.asarray(t, error.dtype), error
+    # times keep their own digits: a step count needs more of them than a half-precision loss
+    own = t.dtype if jnp.issubdtype(t.dtype, jnp.floating) else jnp.zeros(()).dtype
+    return t.astype(np.promote_types(own, jnp.float32)), error
 
 
 def _censor(value, reached, observed) -> LearningTime:
@@ -67,7 +71,7 @@ def _crossing(t, error, threshold, k, interpolate: bool):
     high, low = error[before], error[k]
     safe = (k > 0) & jnp.isfinite(high) & (high > low)  # a curve may start at infinity: then the crossing is t_k
     share = jnp.where(safe, (high - threshold) / jnp.where(safe, high - low, jnp.ones_like(low)), jnp.ones_like(low))
-    return t[before] + share * (t[k] - t[before])
+    return t[before] + share.astype(t.dtype) * (t[k] - t[before])
 
 
 def time_to_threshold(t, error, threshold, kind: str = "first", *, interpolate: bool = False) -> LearningTime:
@@ -81,7 +85,7 @@ def time_to_threshold(t, error, threshold, kind: str = "first", *, interpolate: 
 
     Args:
         t: (n,) increasing times: samples from 0, or seconds.
-        error: (n,) errors; infinite and NaN entries count as above.
+        error: (n,) errors; NaN and +inf count as above, -inf as below.
         threshold: scalar in the unit of the error.
         kind: "first", "last" or "occupation".
         interpolate: place crossings on the chord between evaluations; the value is then differentiable in error, t and threshold,
@@ -171,7 +175,7 @@ def _time_by_rate(t: Array, error: Array, threshold: Array) -> LearningTime:
     span = error[:-1] - jnp.maximum(error[1:], threshold)  # the part of each step above the threshold
     safe = finite & decreasing
     share = jnp.where(safe, jnp.clip(span, 0) / jnp.where(safe, fall, jnp.ones_like(fall)), jnp.ones_like(fall))
-    time = _censor(t[0] + jnp.sum(share * step), error[-1] <= threshold, t[-1])
+    time = _censor(t[0] + jnp.sum(share.astype(t.dtype) * step), error[-1] <= threshold, t[-1])
     nan = jnp.full_like(time.value, jnp.nan)
     return time._replace(
         value=jnp.where(decreasing, time.value, nan),
@@ -222,11 +226,11 @@ def soft_learning_time(t, error, threshold, tau, *, richardson: bool = True) -> 
 
     def smooth(tau):
         finite = jnp.isfinite(error)
-        x = jnp.where(finite, (error - threshold) / tau, 0)
+        x = jnp.where(finite, error - threshold, 0) / tau
         a, b = x[:-1], x[1:]
         flat = jnp.abs(b - a) < 1e-3  # below it the midpoint is exact to (b - a)^2 / 24 of its curvature
         chord = (jax.nn.softplus(b) - jax.nn.softplus(a)) / jnp.where(flat, 1, b - a)
         share = jnp.where(flat, jax.nn.sigmoid((a + b) / 2), chord)
-        return t[0] + jnp.sum(jnp.where(finite[:-1] & finite[1:], share, 1) * jnp.diff(t))
+        return t[0] + jnp.sum(jnp.where(finite[:-1] & finite[1:], share, 1).astype(t.dtype) * jnp.diff(t))
 
     return (4 * smooth(tau / 2) - smooth(tau)) / 3 if richardson else smooth(tau)

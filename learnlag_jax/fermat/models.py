@@ -8,14 +8,16 @@ Chernoff (1953); Chaloner and Larntz (1989); MATH.md 4, 6.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.vocabulary import Array
 
+# sqrt(u), written so that neither it nor its slope is lost where u underflows
 FAMILIES = {
     "gaussian": lambda eta: jnp.ones_like(eta),
-    "bernoulli": lambda eta: jax.nn.sigmoid(eta) * jax.nn.sigmoid(-eta),
-    "poisson": jnp.exp,
+    "bernoulli": lambda eta: jnp.exp((jax.nn.log_sigmoid(eta) + jax.nn.log_sigmoid(-eta)) / 2),
+    "poisson": lambda eta: jnp.exp(eta / 2),
     "gamma": lambda eta: jnp.ones_like(eta),
 }
 DRAWS = (None, "average", "separate")
@@ -68,6 +70,19 @@ def fisher_information(model, theta, x, *, family: str = "gaussian", noise=1.0, 
     )
     checks.require(draws in DRAWS, "draws", repr(draws), "None, 'average' or 'separate'", "see the docstring")
     checks.floating(theta, "theta")
+    N = jnp.shape(jax.tree.leaves(x)[0])[:1]
+    checks.require(jnp.shape(noise) in ((), N), "noise", checks.describe(noise), f"a scalar or {N}", "one a candidate")
+    if not checks.is_traced(noise):
+        checks.require(bool(np.all(np.asarray(noise) > 0)), "noise", noise, "positive deviations", "drop exact rows")
+    if draws is not None:
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(theta)}
+        checks.require(
+            len(sizes) == 1 and () not in sizes,
+            "theta",
+            sorted(sizes),
+            "one leading axis of draws on every leaf",
+            "stack them",
+        )
     rows = lambda theta: _local_rows(checks.scalar_function(model, "model"), theta, x, family, noise)
     if draws is None:
         return rows(theta)
@@ -82,5 +97,5 @@ def _local_rows(predictor, theta, x, family: str, noise) -> Array:
     flat, fold = trees.ravel(theta)
     eta = lambda v: jax.vmap(lambda point: predictor(fold(v), point))(x)
     values, J = eta(flat), jax.jacfwd(eta)(flat)
-    scale = jnp.sqrt(FAMILIES[family](values)) / jnp.asarray(noise, values.dtype)
+    scale = FAMILIES[family](values) / jnp.asarray(noise, values.dtype)
     return J * jnp.broadcast_to(scale, values.shape)[:, None]

@@ -62,12 +62,18 @@ def least_time_path(
 ) -> Path:
     """A path of n observations that is short in the time of learning: the errors fall as fast as the objective says.
 
+        greedy    each observation is the best next one
+        block     blocks of p (or `block`) observations, each planned as a whole given what came before
+        deadline  the n observations as a whole; then ordered: the best p of them first, then the best next one
+        anytime   the sum of the values after p, p + 1, ..., n observations (all n with a prior)
+
     Args:
-        F: (N, p) pool of candidate rows; or an integer p: every unit vector of R^p is a candidate.
+        F: (N, p) pool of candidate rows; or an integer p: every unit vector of R^p is a candidate. There the criterion is
+            A, D, E or phi, without a prior (`complete_frame` and `v_optimal_frame` know those cases).
         n: length of the path, at least p.
         criterion: a letter, a `Criterion`, or any convex phi(M). On the sphere "A", "D" and "E" have the same optimum.
-        objective: "deadline", "anytime", "block" or "greedy" (see the module's first lines).
-        block: length of a block; default p.
+        objective: "deadline", "anytime", "block" or "greedy".
+        block: length of a block, at least p unless there is a prior; default p.
         prior: (p, p) information known beforehand; without it, greedy and the order of a path start from 1e-6 of
             the pool's mean information, which vanishes from `values`.
         replace: True lets a row be observed more than once.
@@ -89,12 +95,15 @@ def least_time_path(
     Reference: MATH.md 4.
     """
     checks.require(
-        objective in OBJECTIVES, "objective", repr(objective), f"one of {', '.join(OBJECTIVES)}", "see the docstring"
+        objective in OBJECTIVES, "objective", repr(objective), f"one of {', '.join(OBJECTIVES)}", "'deadline' is usual"
     )
     if isinstance(F, int):
-        return _on_sphere(F, n, as_criterion(criterion), objective)
-    F, phi = wide_rows(F), as_criterion(criterion)
+        remedy = "use complete_frame(prior, n)"
+        checks.require(prior is None, "prior", "a prior on the sphere", "None", remedy)
+        return _on_sphere(F, n, as_criterion(criterion, F), objective)
+    F = wide_rows(F)
     checks.shape(F, ("N", "p"), "F")
+    phi = as_criterion(criterion, F.shape[1])
     checks.finite(F, "F")
     N, p = F.shape
     checks.require(
@@ -104,16 +113,20 @@ def least_time_path(
     base = jnp.zeros((p, p), F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
     small = base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / N * F.T @ F if prior is None else base
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
+    key = checks.random_key(key)
     options = {"replace": replace, "restarts": restarts, "key": key}
+    if block is not None:
+        checks.whole(block, "block", p if prior is None else 1, "a shorter first block leaves something unknown")
     if objective == "greedy":
         chosen = greedy_rows(F, phi, small, n, replace)
     elif objective == "deadline":
-        rows = exact_design(F, n, phi, prior=prior, **options).rows
-        chosen = rows[greedy_rows(F[rows], phi, small, n, False)]
+        search, order = jax.random.split(key)
+        rows = _planned(F, n, phi, None, prior, options | {"key": search})
+        chosen = rows[_ordered(F[rows], phi, small, prior is None, options | {"key": order})]
     elif objective == "anytime":
-        first_key, key = jax.random.split(jax.random.key(0) if key is None else key)
+        first_key, key = jax.random.split(key)
         first = min(p, n)
-        block_first = exact_design(F, first, phi, prior=prior, replace=replace, restarts=restarts, key=first_key).rows
+        block_first = _planned(F, first, phi, None, prior, options | {"key": first_key})
         taken = jnp.zeros(N, bool).at[block_first].set(not replace)
         known = small + F[block_first].T @ F[block_first]
         starts = [greedy_rows(F, phi, small, n, replace)]
@@ -135,11 +148,38 @@ def _path(F: Array, phi: Callable, base: Array, chosen: Array) -> Path:
     return Path(rows, chosen, values, status_where(~jnp.isfinite(values[-1]), Status.rank_deficient))
 
 
+def _planned(F: Array, n: int, phi: Callable, fixed, prior, options: dict) -> Array:
+    """Rows of the exact design; rows that span what they can where no design is regular, so that none is named twice."""
+    key, spare = jax.random.split(options["key"])
+    rows = exact_design(F, n, phi, fixed=fixed, prior=prior, **options | {"key": key}).rows
+    base = jnp.zeros((F.shape[1],) * 2, F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
+    base = base if fixed is None else base + fixed.T @ fixed
+    return jnp.where(rows[0] >= 0, rows, spanning_start(F, base, spare, n, options["replace"]))
+
+
+def _ordered(rows: Array, phi: Callable, small: Array, unknown: bool, options: dict) -> Array:
+    """An order of the rows: where nothing is known the best p first, planned as a whole; then the best next one."""
+    n, p = rows.shape
+    if not unknown or n == p:
+        return greedy_rows(rows, phi, small, n, False)
+    best = _planned(rows, p, phi, None, None, options | {"replace": False})
+    first = best[greedy_rows(rows[best], phi, small, p, False)]
+    taken = jnp.zeros(n, bool).at[first].set(True)
+    return jnp.concatenate([first, greedy_rows(rows, phi, small + rows[first].T @ rows[first], n - p, False, taken)])
+
+
 def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
     checks.require(n >= p >= 1, "n", n, f"at least p = {p}", "fewer rows cannot span the space")
+    spectral = isinstance(phi, Criterion) and phi.kind in ("A", "D", "E", "phi") and phi.draws is None
+    got = phi.kind if isinstance(phi, Criterion) else "a function"
+    remedy = "use v_optimal_frame for I, or a pool of unit rows"
+    checks.require(spectral, "criterion", got, "A, D, E or phi on the sphere", remedy)
     basis = jnp.eye(p)[jnp.arange(n) % p]  # the least eigenvector each time: a round-robin
-    rows = tight_frame(n, p) if objective == "deadline" else basis
-    nothing = jnp.zeros((p, p), rows.dtype)
+    nothing = jnp.zeros((p, p), basis.dtype)
+    rows = basis
+    if objective == "deadline":
+        rows, options = tight_frame(n, p), {"restarts": 8, "key": jax.random.key(0)}
+        rows = rows[_ordered(rows, phi, 1e-3 / n * rows.T @ rows, True, options)]
     if objective == "anytime":
         rows = _anytime_on_sphere(phi, basis)
     path = _path(rows, phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi), nothing, jnp.arange(n))
@@ -152,7 +192,9 @@ def greedy_rows(F: Array, phi: Callable, base: Array, n: int, replace: bool, tak
 
     def step(state, _):
         M, taken = state
-        values = jnp.where(taken, jnp.inf, swapped_values(phi, M, jnp.zeros_like(F[0]), F))
+        values = swapped_values(phi, M, jnp.zeros_like(F[0]), F)
+        # where no row makes M regular the first that is left is taken, never one that is gone
+        values = jnp.where(taken, jnp.inf, jnp.where(jnp.isfinite(values), values, jnp.finfo(F.dtype).max))
         j = jnp.argmin(values).astype(jnp.int32)
         return (M + jnp.outer(F[j], F[j]), taken.at[j].set(not replace)), j
 
@@ -160,12 +202,13 @@ def greedy_rows(F: Array, phi: Callable, base: Array, n: int, replace: bool, tak
 
 
 def _blocks(F: Array, phi: Callable, base: Array, small: Array, n: int, block: int, options: dict) -> Array:
-    chosen = jnp.zeros(0, jnp.int32)
+    chosen, key = jnp.zeros(0, jnp.int32), options["key"]
     left = jnp.arange(F.shape[0], dtype=jnp.int32)
     while chosen.size < n:
+        options = options | {"key": jax.random.fold_in(key, chosen.size)}
         size = min(block, n - chosen.size)
         fixed = F[chosen] if chosen.size else None
-        rows = left[exact_design(F[left], size, phi, fixed=fixed, prior=base, **options).rows]
+        rows = left[_planned(F[left], size, phi, fixed, base, options)]
         known = small + F[chosen].T @ F[chosen]
         chosen = jnp.concatenate([chosen, rows[greedy_rows(F[rows], phi, known, size, False)]])
         if not options["replace"]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks, variation
-from learnlag_jax.vocabulary import Array
+from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
 class Ray(NamedTuple):
@@ -24,8 +24,8 @@ class Ray(NamedTuple):
         value: the optical length T (the travel time), by the midpoint rule.
         points: (intervals + 1, d) positions, ends included.
         index: Morse index: 0 where the ray is a local minimum, else the number of conjugate points passed.
-        residual: the discrete Euler-Lagrange residual.
-        status: int32, a `Status`.
+        residual: (intervals - 1, d) the discrete Euler-Lagrange residual at the inner points.
+        status: int32, a `Status`; `out_of_domain` where n is not positive along the path found.
         steps: int32, Newton steps.
 
     Example:
@@ -72,8 +72,14 @@ def optical_length(index: Callable, points) -> Array:
     checks.shape(points, ("n", "d"), "points")
     checks.floating(points, "points")
     n, points = checks.scalar_function(index, "index"), jnp.asarray(points)
-    length = lambda a, b: n((a + b) / 2) * jnp.sqrt(jnp.sum((b - a) ** 2))
+    length = lambda a, b: n((a + b) / 2) * _norm(b - a)
     return jnp.sum(jax.vmap(length)(points[:-1], points[1:]))
+
+
+def _norm(v: Array) -> Array:
+    """|v|, with slope zero at zero: points that coincide add no length."""
+    square = jnp.sum(v**2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def ray(index: Callable, x0, x1, *, intervals: int = 64, guess: Callable | None = None, max_steps: int = 60) -> Ray:
@@ -112,4 +118,7 @@ def ray(index: Callable, x0, x1, *, intervals: int = 64, guess: Callable | None 
     L = lambda s, x, v: n(x) ** 2 * jnp.sum(v**2) / 2
     one = jnp.ones((), jnp.result_type(x0))
     path = variation.stationary_path(L, x0, x1, 0 * one, one, intervals=intervals, guess=guess, max_steps=max_steps)
-    return Ray(optical_length(n, path.value), path.value, path.index, path.residual, path.status, path.steps)
+    middle = (path.value[1:] + path.value[:-1]) / 2
+    inside = jnp.all(jax.vmap(n)(middle) > 0) | ~jnp.all(jnp.isfinite(path.value))
+    status = first_failure(path.status, status_where(~inside, Status.out_of_domain))
+    return Ray(optical_length(n, path.value), path.value, path.index, path.residual, status, path.steps)

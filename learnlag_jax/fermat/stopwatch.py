@@ -82,6 +82,8 @@ def timed_curve(
 
     Reference: MATH.md 3.
     """
+    shape = jax.eval_shape(evaluate, state).shape
+    checks.require(shape == (), "evaluate", f"an answer of shape {shape}", "a scalar error", "take the mean inside")
     checks.require(every >= 1, "every", every, "at least one step", "1 evaluates after each")
     stream = iter(batches)
     first = next(stream, None)

@@ -1,11 +1,10 @@
-"""Learning times over seeds and tasks: medians and means that respect censoring, and performance profiles.
+"""Learning times over seeds: medians, means and ratios that respect censoring.
 
     S(t) = prod over times t_i <= t of (1 - d_i / n_i)                 Kaplan-Meier: the share not yet there
     restricted mean = integral from 0 to budget of S(t) dt             mean of min(T, budget)
-    score = 1 / (r_max - 1) integral_1^r_max rho(r) dr,  rho(r) = share of tasks with time <= r best
 
 Runs that never reach the threshold stay in, as lower bounds. Times in samples or seconds. Reference: Kaplan and Meier (1958);
-Dolan and More (2002); MATH.md 3.
+MATH.md 3.
 """
 
 import functools
@@ -83,28 +82,32 @@ def kaplan_meier(times, reached, weights=None) -> Survival:
 
     Reference: Kaplan and Meier (1958); MATH.md 3.
     """
-    checks.shape(times, ("n",), "times")
-    checks.shape(reached, jnp.shape(times), "reached")
     times, reached = jnp.asarray(times), jnp.asarray(reached, bool)
+    checks.shape(times, ("n",), "times")
+    checks.shape(reached, times.shape, "reached")
     weights = jnp.ones_like(times) if weights is None else jnp.asarray(weights, times.dtype)
     order = jnp.lexsort((~reached, times))
     times, reached, weights = times[order], reached[order], weights[order]
     at_risk = jnp.cumsum(weights[::-1])[::-1]
-    factor = 1 - jnp.where(reached, weights, 0) / jnp.where(at_risk > 0, at_risk, 1)
-    return Survival(times, jnp.cumprod(factor))
+    after = at_risk - jnp.where(reached, weights, 0)
+    # the product telescopes between censored runs: only those are multiplied, so no rounding piles up
+    before = jnp.concatenate([at_risk[:1], after[:-1]])
+    censored = jnp.cumprod(jnp.where(at_risk > 0, before / jnp.where(at_risk > 0, at_risk, 1), 1))
+    return Survival(times, after / jnp.where(at_risk[:1] > 0, at_risk[:1], 1) * censored)
 
 
 def _estimates(times: Array, reached: Array, budget: Array, weights: Array) -> Array:
     """Median, restricted mean and share reached of one (re)sample."""
     t, share = kaplan_meier(times, reached, weights)
     # the product rounds: a share that is one half in exact arithmetic must count as one half
-    half = share <= 0.5 + 8 * t.size * jnp.finfo(t.dtype).eps
+    half = share <= 0.5 + min(8 * t.size * float(jnp.finfo(t.dtype).eps), 0.25 / t.size)
     median = jnp.where(jnp.any(half), t[jnp.argmax(half)], jnp.inf)
     ends = jnp.minimum(jnp.concatenate([t, budget[None]]), budget)
     spans = jnp.diff(ends, prepend=jnp.zeros(1, t.dtype))
     before = jnp.concatenate([jnp.ones(1, t.dtype), share])
     inside = jnp.where(t <= budget, share, 1.0)
-    return jnp.stack([median, jnp.sum(spans * before), 1 - jnp.min(inside, initial=1.0)])
+    mean = jnp.sum(jnp.where(before > 0, spans * before, 0))  # an endless budget costs nothing once all have reached
+    return jnp.stack([median, mean, 1 - jnp.min(inside, initial=1.0)])
 
 
 def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, draws: int = 2000, key=None) -> Summary:
@@ -113,8 +116,8 @@ def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, d
     Args:
         times: (n,) learning times over seeds; where not reached, any value (infinity too): the run counts as censored at
             min(time, budget).
-        reached: (n,) bool.
-        budget: scalar: how long the runs were allowed to go.
+        reached: (n,) bool; a run whose time is NaN did not reach.
+        budget: positive scalar: how long the runs were allowed to go.
         confidence: coverage of the intervals.
         draws: bootstrap draws over runs.
         key: typed random key; None takes `jax.random.key(0)`.
@@ -134,19 +137,20 @@ def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, d
 
     Reference: MATH.md 3; Efron (1981) for the bootstrap of censored data.
     """
+    times, reached = jnp.asarray(times), jnp.asarray(reached, bool)
     checks.shape(times, ("n",), "times")
     checks.floating(times, "times")
-    checks.shape(reached, jnp.shape(times), "reached")
+    checks.shape(reached, times.shape, "reached")
     checks.require(jnp.size(times) > 0, "times", "no runs", "at least one", "run it once")
     checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
-    times, reached = jnp.asarray(times), jnp.asarray(reached, bool)
-    key = jax.random.key(0) if key is None else key
+    _positive(budget)
+    key = checks.random_key(key)
     return _summarise(times, reached, jnp.asarray(budget, times.dtype), key, confidence, draws)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def _summarise(times: Array, reached: Array, budget: Array, key: Array, confidence: float, draws: int) -> Summary:
-    seen = reached & (times <= budget)
+    seen = reached & (times <= budget)  # false for NaN
     times = jnp.minimum(jnp.where(jnp.isnan(times), budget, times), budget)
     n = times.size
 
@@ -163,63 +167,9 @@ def _summarise(times: Array, reached: Array, budget: Array, key: Array, confiden
     return Summary(point[0], ends[0], point[1], ends[1], point[2], ends[2], status)
 
 
-class Profile(NamedTuple):
-    """Performance of solvers over tasks.
-
-    Attributes:
-        score: (solvers,) area under the profile from 1 to r_max, over r_max - 1: in [0, 1], 1 is best everywhere.
-        ratio: (solvers, tasks) time over the best time of the task; +inf where not reached.
-
-    Example:
-        >>> from learnlag_jax.fermat import Profile
-        >>> Profile._fields
-        ('score', 'ratio')
-    """
-
-    score: Array
-    ratio: Array
-
-
-def performance_profile(times, r_max: float = 4.0) -> Profile:
-    """Score solvers over tasks by the exact area under their performance profiles.
-
-        rho_s(r) = share of tasks with times[s] <= r min_s times,   score_s = 1/(r_max - 1) integral_1^r_max rho_s(r) dr
-
-    The profile is a step function, so its integral is the mean over tasks of (r_max - ratio)^+ / (r_max - 1): no grid.
-
-    Args:
-        times: (solvers, tasks) positive times; +inf (or NaN) where not reached.
-        r_max: ratios above it score nothing; AlgoPerf uses 4.
-
-    Returns:
-        `Profile(score, ratio)`.
-
-    Raises:
-        InputError: wrong shape, times not positive (not checked while tracing), r_max <= 1.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax.fermat import performance_profile
-        >>> times = jnp.array([[1.0, 4.0], [2.0, 2.0], [jnp.inf, 3.0]])
-        >>> [round(float(s), 6) for s in performance_profile(times, 4.0).score]
-        [0.833333, 0.833333, 0.416667]
-
-    Reference: Dolan and More (2002); Dahl et al., AlgoPerf (2023).
-    """
-    checks.shape(times, ("solvers", "tasks"), "times")
-    checks.floating(times, "times")
-    checks.require(r_max > 1, "r_max", r_max, "a ratio above 1", "AlgoPerf uses 4")
-    if not checks.is_traced(times):
-        checks.require(
-            bool(jnp.all(~(jnp.asarray(times) <= 0))), "times", "a time <= 0", "positive times", "count from 1"
-        )
-    times = jnp.where(jnp.isnan(times), jnp.inf, jnp.asarray(times))
-    best = jnp.min(times, 0)
-    ratio = jnp.where(
-        jnp.isfinite(times), jnp.maximum(times / jnp.where(jnp.isfinite(best), best, 1)[None, :], 1), jnp.inf
-    )
-    top = jnp.asarray(r_max, times.dtype)
-    return Profile(jnp.mean(jnp.clip(top - ratio, 0) / (top - 1), 1), ratio)
+def _positive(budget) -> None:
+    if not checks.is_traced(budget):
+        checks.require(float(budget) > 0, "budget", budget, "a positive time", "how long the runs were allowed to go")
 
 
 class Ratio(NamedTuple):
@@ -272,6 +222,7 @@ def learning_time_ratio(
 
     Reference: MATH.md 3; Efron and Tibshirani (1993), chapter 8.
     """
+    times, reached, other_times, other_reached = map(jnp.asarray, (times, reached, other_times, other_reached))
     checks.shape(times, ("n",), "times")
     checks.floating(times, "times")
     for x, name in ((reached, "reached"), (other_times, "other_times"), (other_reached, "other_reached")):
@@ -279,9 +230,14 @@ def learning_time_ratio(
     checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
     dtype = jnp.asarray(times).dtype
     budget = jnp.asarray(budget, dtype)
-    spent = lambda t, r: jnp.where(jnp.asarray(r, bool), jnp.minimum(jnp.asarray(t, dtype), budget), budget)
+    checks.require(jnp.size(times) > 0, "times", "no runs", "at least one", "run it once")
+    _positive(budget)
+    # false for NaN: such a run did not reach
+    spent = lambda t, r: jnp.where(
+        jnp.asarray(r, bool) & (jnp.asarray(t, dtype) <= budget), jnp.asarray(t, dtype), budget
+    )
     a, b = spent(times, reached), spent(other_times, other_reached)
-    key = jax.random.key(0) if key is None else key
+    key = checks.random_key(key)
     return _ratio(a, b, key, draws, int((1 - confidence) / 2 * (draws - 1)))
 
 
@@ -291,34 +247,3 @@ def _ratio(a: Array, b: Array, key: Array, draws: int, tail: int) -> Ratio:
     sample = jnp.sort(jnp.sum(a[picks], 1) / jnp.sum(b[picks], 1))
     interval = jnp.stack([sample[tail], sample[-1 - tail]])
     return Ratio(jnp.sum(a) / jnp.sum(b), interval, jnp.mean((sample < 1).astype(a.dtype)))
-
-
-def mlperf_time(times) -> Array:
-    """The score of MLPerf training: the fastest and the slowest run are dropped, the rest averaged.
-
-        mean of the sorted times without the first and the last; +inf if more than one run did not converge
-
-    Args:
-        times: (n,) times of n >= 3 runs; +inf (or NaN) for a run that did not converge.
-
-    Returns:
-        Scalar.
-
-    Raises:
-        InputError: fewer than three runs.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax.fermat import mlperf_time
-        >>> float(mlperf_time(jnp.array([5.0, 1.0, 3.0, jnp.inf, 4.0])))
-        4.0
-
-    Reference: MLPerf training rules, section on results.
-    """
-    checks.shape(times, ("n",), "times")
-    checks.floating(times, "times")
-    checks.require(
-        jnp.size(times) >= 3, "times", f"{jnp.size(times)} runs", "at least three", "run it again with other seeds"
-    )
-    times = jnp.asarray(times)
-    return jnp.mean(jnp.sort(jnp.where(jnp.isnan(times), jnp.inf, times))[1:-1])

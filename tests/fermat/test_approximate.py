@@ -176,6 +176,31 @@ def test_prior_information_shifts_the_design_and_is_certified(float64):
     assert float(equivalence_gap(prior + information_matrix(F) / 41, F, prior=prior)) > 0.1
 
 
+def test_the_certificate_with_a_prior_is_its_definition_and_true(float64):
+    """Weights (h, 1 - h) on unit vectors, the first known once: M = diag(1 + h, 1 - h), and h = 0 is best, with value 2."""
+    F, prior = jnp.eye(2), jnp.diag(jnp.array([1.0, 0.0]))
+    for h in (0.5, 0.1, 0.01):
+        m, w = np.array([1 + h, 1 - h]), np.array([h, 1 - h])
+        value, G = np.sum(1 / m), 1 / m**2
+        gap = float(equivalence_gap(jnp.diag(jnp.asarray(m)), F, "A", prior=prior))
+        assert gap == pytest.approx((G.max() - G @ w) / value, rel=1e-9)
+        assert value * (1 - gap) <= 2 * (1 + 1e-12)
+
+
+def test_no_design_of_a_fine_simplex_beats_the_certified_bound_with_a_prior(float64):
+    F = np.random.default_rng(0).normal(size=(3, 2))
+    prior = np.diag([0.5, 0.1])
+    i, j = np.meshgrid(np.arange(61), np.arange(61))
+    w = np.stack([i, j, 60 - i - j], -1)[i + j <= 60] / 60
+    M = prior + np.einsum("ki,ia,ib->kab", w, F, F)
+    values = np.trace(np.linalg.inv(M), axis1=1, axis2=2)
+    gaps = jax.vmap(lambda M: equivalence_gap(M, jnp.asarray(F), "A", prior=jnp.asarray(prior)))(jnp.asarray(M))
+    assert np.max(values * (1 - np.asarray(gaps))) <= values.min() * (1 + 1e-12)
+    best = optimal_weights(jnp.asarray(F), "A", prior=jnp.asarray(prior))
+    assert float(best.value) == pytest.approx(values.min(), rel=1e-3)  # the step of the grid, squared
+    assert float(best.value) <= values.min()
+
+
 def test_any_convex_function_of_the_user(float64):
     F = _polynomial(_grid(41), 2)
     weighted = lambda M: jnp.sum(jnp.diagonal(jnp.linalg.inv(M)) * jnp.array([1.0, 0.0, 4.0]))

@@ -60,6 +60,42 @@ def test_fixed_rows_are_counted(float64):
     np.testing.assert_allclose(np.sort(alone.points[:, 0]), [-1, 1], atol=1e-6)  # the control: nothing known
 
 
+def _line(x):
+    return jnp.concatenate([jnp.ones(1, x.dtype), x])
+
+
+def test_the_certificate_counts_what_is_known(float64):
+    """D with unit prior: three points at -1, -1, 1 have det M = 4^2 - 1, and balanced weights would have 4^2."""
+    region = (jnp.array([-1.0]), jnp.array([1.0]))
+    design = continuous_design(_line, region, 3, "D", prior=jnp.eye(2), restarts=2)
+    assert float(design.value) == pytest.approx(15**-0.5, rel=1e-9)
+    assert float(design.efficiency) == pytest.approx((15 / 16) ** 0.5, rel=1e-6)
+
+
+def test_the_residual_is_the_slope_in_units_of_the_box(float64):
+    low, width = -1.0, 2.0
+    start = jnp.array([[-0.5], [0.25], [0.5]])
+    design = continuous_design(
+        _line,
+        (jnp.array([low]), jnp.array([low + width])),
+        3,
+        "D",
+        prior=jnp.eye(2),
+        start=start,
+        restarts=1,
+        max_steps=0,
+    )
+
+    def log_value(u):
+        F = jax.vmap(_line)(low + width * u)
+        return jnp.log(criterion("D")(jnp.eye(2) + F.T @ F))
+
+    u = (design.points - low) / width
+    feasible = u - jnp.clip(u - jax.grad(log_value)(u), 0, 1)
+    assert float(design.residual) == pytest.approx(float(jnp.max(jnp.abs(feasible))), rel=1e-9)
+    assert int(design.status) == Status.max_steps
+
+
 def test_a_model_that_cannot_be_told_apart_is_named():
     dtype = jnp.float32
     twice = lambda x: jnp.concatenate([x, 2 * x])

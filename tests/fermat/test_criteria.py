@@ -150,3 +150,20 @@ def test_bad_input_is_refused_by_name(call, message):
         call()
     with pytest.raises(DTypeError, match="F"):
         information_matrix(jnp.ones((3, 2), jnp.int32))
+
+
+def test_i_over_a_region_is_the_mean_variance_of_its_predictions(dtype):
+    M, region = information_matrix(_rows(0, 12, dtype)), _rows(8, 7, dtype)
+    inverse = np.linalg.inv(np.asarray(M, np.float64))
+    variance = [f @ inverse @ f for f in np.asarray(region, np.float64)]
+    tolerance = 100 * P * np.linalg.cond(inverse) * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(criterion("I", region=region)(M), np.mean(variance), rtol=tolerance)
+    assert abs(np.sum(variance) / np.mean(variance) - 1) > tolerance  # the control: their sum
+
+
+def test_collinear_to_rounding_is_singular_and_a_little_less_is_not(dtype):
+    """The second pivot of [[1, r], [r, 1]] is 1 - r^2: a few units of rounding say nothing, a thousand do."""
+    eps = float(jnp.finfo(dtype).eps)
+    pair = lambda pivot: jnp.asarray([[1.0, np.sqrt(1 - pivot)], [np.sqrt(1 - pivot), 1.0]], dtype)
+    assert float(criterion("A")(pair(4 * eps))) == np.inf
+    np.testing.assert_allclose(criterion("A")(pair(1e3 * eps)), 2 / (1e3 * eps), rtol=0.01)  # r rounds at eps

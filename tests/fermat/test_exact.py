@@ -94,7 +94,7 @@ def test_failures_are_named(dtype):
     [
         (lambda F: exact_design(F, 2), "at least p = 3"),
         (lambda F: exact_design(F, 9, replace=False), "without replacement"),
-        (lambda F: exact_design(F, 0), "at least one"),
+        (lambda F: exact_design(F, 0), "at least 1"),
         (lambda F: exact_design(F.at[2, 1].set(jnp.nan), 4), "F"),
         (lambda F: exact_design(F, 4, fixed=jnp.ones((2, 2))), "fixed"),
         (lambda F: least_time_path(F, 4, objective="fast"), "greedy, block"),
@@ -159,3 +159,27 @@ def test_anytime_beats_greedy_on_the_sphere_by_one_or_two_percent(float64):
     np.testing.assert_allclose(jnp.sum(anytime.rows**2, 1), 1, rtol=1e-12)
     ratio = float(jnp.sum(greedy.values[2:]) / jnp.sum(anytime.values[2:]))
     assert 1.005 < ratio < 1.03
+
+
+def test_the_bound_counts_what_is_known_once(float64):
+    """Weighing two things, the first twice weighed before: four more balance them as 1, 3, and no design can do better."""
+    F, known = jnp.eye(2), jnp.diag(jnp.array([2.0, 0.0]))
+    for options in ({"prior": known}, {"fixed": F[jnp.array([0, 0])]}):
+        design = exact_design(F, 4, "A", restarts=2, **options)
+        assert design.rows.tolist() == [0, 1, 1, 1]
+        assert float(design.value) == pytest.approx(2 / 3, rel=1e-12)
+        assert float(design.efficiency) == pytest.approx(1, abs=1e-8)
+
+
+def test_the_bound_of_t_is_n_times_the_longest_row_and_what_is_known(float64):
+    F, prior = jnp.diag(jnp.array([2.0, 1.0])), 0.5 * jnp.eye(2)
+    design = exact_design(F, 2, "T", prior=prior, replace=False, restarts=2)
+    assert float(design.value) == pytest.approx(1 / (4 + 1 + 1), rel=1e-12)
+    assert float(design.efficiency) == pytest.approx((4 + 1 + 1) / (2 * 4 + 1), rel=1e-12)
+
+
+def test_a_path_starts_from_what_is_known(float64):
+    prior = jnp.diag(jnp.array([3.0, 1.0]))
+    path = least_time_path(jnp.eye(2), 3, objective="greedy", prior=prior)
+    assert path.indices[:2].tolist() == [1, 1]
+    np.testing.assert_allclose(path.values, [1 / 3 + 1 / 2, 1 / 3 + 1 / 3, 1 / 3 + 1 / 4], rtol=1e-12)

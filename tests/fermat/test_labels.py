@@ -43,6 +43,19 @@ def test_labelled_rows_are_never_bought_again(dtype):
     np.testing.assert_allclose(second.value, criterion("A")(information_matrix(F)), rtol=1e3 * jnp.finfo(dtype).eps)
 
 
+def test_greed_alone_starts_from_what_is_labelled(dtype):
+    """The pool measures the second coordinate more, its label the first: what is not yet known is worth more."""
+    e1, e2 = jnp.eye(2, dtype=dtype)
+    F = jnp.stack([e1, e1, 2 * e2, 2 * e2, 2 * e2])
+    for prior, known in ((None, 0.0), (0.125 * jnp.eye(2, dtype=dtype), 0.125)):
+        batch = label_batch(F, 1, labelled=[0], prior=prior, max_sweeps=0)
+        assert batch.rows[0] in (2, 3, 4)
+        expected = 1 / (1 + known) + 1 / (4 + known)
+        assert float(batch.value) == pytest.approx(expected, rel=16 * float(jnp.finfo(dtype).eps))
+    unlabelled = label_batch(F, 1, prior=jnp.diag(jnp.asarray([0.125, 8], dtype)), max_sweeps=0)
+    assert unlabelled.rows[0] in (0, 1)  # the control: the second known beforehand, the first is bought
+
+
 def test_v_optimal_batches_spend_nothing_on_what_nobody_asks(float64):
     """Row 0 alone has a third coordinate: A buys it to know every parameter, V for the others' predictions does not."""
     F = _pool(40, 3, seed=2).at[:, 2].set(0.0).at[0].set(jnp.array([0.0, 0.0, 3.0]))

@@ -138,3 +138,27 @@ def test_soft_time_has_a_gradient_where_the_threshold_is_missed(dtype):
     assert float(jax.grad(missed)(jnp.asarray(0.6, dtype))) > 0
     with pytest.raises(InputError, match="tau"):
         soft_learning_time(t, jnp.exp(-t), 0.5, 0.0)
+
+
+def test_a_later_clock_shifts_every_time_by_as_much(dtype):
+    t, error = jnp.arange(5, dtype=dtype), jnp.asarray([8, 4, 3, 1.5, 1], dtype)
+    clocks = (
+        lambda t: time_by_rate(t, error, 2.0).value,
+        lambda t: soft_learning_time(t, error, 2.0, 0.01),
+        lambda t: time_to_threshold(t, error, 2.0, interpolate=True).value,
+    )
+    for clock in clocks:
+        early, late = clock(t), clock(t + 7)
+        assert_close(early, jnp.asarray(2 + 2 / 3, dtype), ulps=64)
+        assert_close(late - early, jnp.asarray(7, dtype), ulps=64)
+
+
+def test_an_infinite_first_error_is_above_for_the_whole_step(dtype):
+    t, error = jnp.asarray([0, 2, 3, 5], dtype), jnp.asarray([jnp.inf, 4, 3, 1], dtype)
+    crossing = lambda e: time_to_threshold(t, e, 2.0, interpolate=True).value
+    for time in (crossing(error), time_by_rate(t, error, 2.0).value, soft_learning_time(t, error, 2.0, 0.01)):
+        assert_close(time, jnp.asarray(4, dtype), ulps=64)
+    fallen = jnp.asarray([jnp.inf, 1, 0.5, 0.25], dtype)  # no chord comes down from infinity: the crossing is t_1
+    for time in (crossing(fallen), time_by_rate(t, fallen, 2.0).value):
+        assert float(time) == 2.0
+    assert np.all(np.isfinite(jax.grad(crossing)(fallen)))

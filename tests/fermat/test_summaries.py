@@ -14,6 +14,7 @@ from learnlag_jax.fermat import (
     mlperf_time,
     performance_profile,
 )
+from learnlag_jax.testing import assert_close
 
 
 def _runs(seed, n, budget):
@@ -149,3 +150,30 @@ def test_mlperf_rule(dtype):
     assert float(mlperf_time(times.at[0].set(jnp.nan))) == np.inf
     with pytest.raises(InputError, match="at least three"):
         mlperf_time(times[:2])
+
+
+def test_the_ratio_interval_has_its_tails_on_both_sides(float64):
+    """Three seeds: each of the two extreme draws, one pair thrice, has probability 1/27, between 2.5 % and 5 %."""
+    a, one, yes = jnp.asarray([1.0, 2.0, 4.0]), jnp.ones(3), jnp.ones(3, bool)
+    interval = lambda confidence: (
+        learning_time_ratio(a, yes, one, yes, 10.0, confidence=confidence, draws=20_000).interval
+    )
+    np.testing.assert_allclose(interval(0.95), [1.0, 4.0], rtol=1e-12)
+    np.testing.assert_allclose(interval(0.9), [4 / 3, 10 / 3], rtol=1e-12)  # 5 % leaves the extremes out
+
+
+def test_a_tie_is_not_a_lead(dtype):
+    t, yes = jnp.asarray([10.0, 20.0, 30.0], dtype), jnp.ones(3, bool)
+    shares = [float(learning_time_ratio(c * t, yes, t, yes, 100.0, draws=50).share) for c in (0.5, 1.0, 2.0)]
+    assert shares == [1.0, 0.0, 0.0]
+
+
+def test_nan_and_infinity_both_mean_not_reached(dtype):
+    times, reached = jnp.asarray([10.0, jnp.nan, 20.0], dtype), jnp.asarray([True, False, True])
+    infinite = jnp.where(jnp.isnan(times), jnp.inf, times)
+    summaries = [learning_time_summary(t, reached, 50.0, draws=200) for t in (times, infinite)]
+    np.testing.assert_array_equal(*(np.hstack(s) for s in summaries))
+    assert float(summaries[0].restricted_mean) == pytest.approx(80 / 3, rel=8 * float(jnp.finfo(dtype).eps))
+    profile = performance_profile(jnp.stack([times, jnp.full_like(times, 20.0)]), 4.0)
+    np.testing.assert_array_equal(profile.ratio, [[1, np.inf, 1], [2, 1, 1]])
+    assert_close(profile.score, jnp.asarray([2 / 3, (2 / 3 + 1 + 1) / 3], dtype), ulps=8)
