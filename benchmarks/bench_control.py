@@ -4,9 +4,10 @@
 
 Each part is one table. Peers that are not installed are left out. `paths` is also worth a run with
 
-    XLA_FLAGS=--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000
+    XLA_FLAGS="--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000 \
+        --xla_force_host_platform_device_count=2"
 
-which lets the CPU compiler turn whole loops into single kernels; that run is saved apart.
+which lets the CPU compiler turn whole loops into single kernels and shows two cores as two devices; that run is saved apart.
 """
 
 import os

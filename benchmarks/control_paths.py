@@ -189,11 +189,20 @@ def trajectories(quick: bool, rounds: int) -> list[Row]:
 
 
 def batch(problem, s0, a0, rounds: int, many: int = 256) -> list[Row]:
-    """One vmap over starts against a loop over the peer."""
+    """Many starts at once, or one after the other in one program, on as many devices as there are; the peer loops."""
     starts = s0 + 0.1 * jax.random.normal(jax.random.key(0), (many, len(s0)))
     solve = lambda starts: jax.vmap(lambda s: control.solve(problem, s, a0))(starts)
     worst = float(jnp.max(jax.jit(solve)(starts).residual))
-    contenders = [Contender(f"ours, vmap of {many}", solve, (starts,), note=f"largest residual {worst:.0e}")]
+    mapped = lambda starts: jax.lax.map(lambda s: control.solve(problem, s, a0), starts)
+    contenders = [
+        Contender(f"ours, map of {many}", mapped, (starts,), note=f"largest residual {worst:.0e}"),
+        Contender(f"ours, vmap of {many}", solve, (starts,)),
+    ]
+    if jax.device_count() > 1:
+        mesh, split = jax.make_mesh((jax.device_count(),), ("start",)), jax.P("start")
+        shared = jax.shard_map(mapped, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+        spread = jax.device_put(starts, jax.NamedSharding(mesh, split))
+        contenders.append(Contender(f"ours, map on {jax.device_count()} devices", shared, (spread,)))
     runs = [crocoddyl_unicycle(len(a0), s) for s in np.asarray(starts)]
     if runs[0] is not None:
         loop = lambda: [run().cost for run in runs]

@@ -62,7 +62,8 @@ class Diagnostics(NamedTuple):
     """What the optimiser knows about itself, float32 scalars, renewed at every refresh.
 
     Attributes:
-        kinetic: (1/2P) g' F^-1 g of the current gradient; about 1/2 where F fits (equipartition).
+        kinetic: (1/2P) g' F^-1 g of the current gradient; about 1/2 where F fits (equipartition);
+            every 16th row stands for all of a long elementwise leaf.
         staleness: largest |offdiag(Q' A Q)|_F / |A|_F before the refresh: 0 where the basis is exact.
         whitening: largest RMS correlation left between coordinates in the basis, |P A P - I|_F / sqrt(d).
         condition: largest ratio of a factor's largest to mean eigenvalue.
