@@ -5,13 +5,14 @@ at host entry points and passed over while tracing. What only shows at run time 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from learnlag_jax.vocabulary import Array, PyTree, Status
+from learnlag_jax.vocabulary import PyTree, Status
 
 
 class InputError(ValueError):
@@ -132,14 +133,13 @@ def whole(value, argument: str, least: int, remedy: str) -> None:
     require(integral and value >= least, argument, repr(value), f"an integer, at least {least}", remedy)
 
 
-def random_key(key) -> Array:
+def random_key(key: Any) -> Any:
     """A typed random key; `jax.random.key(0)` for None."""
     if key is None:
         return jax.random.key(0)
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    require(
-        typed, "key", key if isinstance(key, int) else type(key).__name__, "a typed key", "pass jax.random.key(seed)"
-    )
+    got = key if isinstance(key, int) else type(key).__name__
+    require(typed, "key", got, "a typed key", "pass jax.random.key(seed)")
     return key
 
 

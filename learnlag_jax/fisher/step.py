@@ -75,7 +75,7 @@ class Step:
         seen = [
             None if vi is None else per_sample(second(basis), xi) for xi, vi, basis in zip(x, v, bases, strict=True)
         ]
-        v = [vi if vi is None else moment(new, vi, self.b2, self.keep) for new, vi in zip(seen, v, strict=True)]
+        v = [None if new is None else moment(new, vi, self.b2, self.keep) for new, vi in zip(seen, v, strict=True)]
         F = [vi if vi is not None else s for vi, s in zip(v, spectra, strict=True)]
         out = [self._direction(seat, m[i], g[i], F[i], bases[i]) for i, seat in enumerate(self.seats)]
         # |Q' g|^2 is at hand, unless F is of samples; where Q = I it is cheaper to square again than to keep it

@@ -24,7 +24,7 @@ from learnlag_jax import checks
 from learnlag_jax.experiments import cli, figures
 from learnlag_jax.experiments.claims import Dataset
 from learnlag_jax.experiments.commands import compare
-from learnlag_jax.experiments.comparison import kept, standings, standings_figures, trials, workloads
+from learnlag_jax.experiments.comparison import kept, progress, standings, standings_figures, trials, workloads
 from learnlag_jax.experiments.runs import compiled, program
 from tests.experiments import tiny
 
@@ -426,3 +426,16 @@ def _same_first_step(point):
     got = point.make(point.settings).update({"w": np.float32(3)}, point.make(point.settings).init({"w": np.float32(1)}))
     want = optax.adam(0.05).update({"w": np.float32(3)}, optax.adam(0.05).init({"w": np.float32(1)}))
     assert jax.tree.all(jax.tree.map(np.array_equal, got, want))
+
+
+def test_time_left_does_not_count_a_compilation_as_a_step(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.meter(100) as meter:
+        meter.start("w: a")
+        for pause in (60.0, *[1.0] * 15):
+            clock[0] += pause
+            meter.advance(1, 0.5)
+    said = capsys.readouterr().err
+    assert "2 % of all steps, about 2 min left" in said
+    assert "12 % of all steps, about 88 s left" in said

@@ -51,19 +51,20 @@ def _bar(total: int, console) -> Iterator[Meter]:
 
 
 def _lines(total: int, every: float = 10.0) -> Meter:
-    state = {"done": 0, "timed": 0, "spent": 0.0, "label": "", "told": time.monotonic(), "last": time.monotonic()}
+    now = time.monotonic()
+    state = {"done": 0, "timed": 0, "spent": 0.0, "label": "", "told": now, "last": now, "fresh": True}
     tell = lambda text: print(f"learnlag: {text}", file=sys.stderr, flush=True)
 
     def start(label):
-        state.update(label=label, last=time.monotonic())
+        state.update(label=label, last=time.monotonic(), fresh=True)
         tell(label)
 
     def advance(steps, loss):
         now = time.monotonic()
         state["done"] += steps
-        if steps == 1:  # many at once are a trial that was finished before
+        if steps == 1 and not state["fresh"]:  # many at once were finished before; the first of a trial is compiled
             state["timed"], state["spent"] = state["timed"] + 1, state["spent"] + now - state["last"]
-        state["last"] = now
+        state["last"], state["fresh"] = now, state["fresh"] and steps != 1
         if now - state["told"] >= every and state["timed"]:
             left = (total - state["done"]) * state["spent"] / state["timed"]
             tell(
