@@ -67,9 +67,9 @@ def _lines(total: int, every: float = 10.0) -> Meter:
         state["last"], state["fresh"] = now, state["fresh"] and steps != 1
         if now - state["told"] >= every and state["timed"]:
             left = (total - state["done"]) * state["spent"] / state["timed"]
-            tell(
-                f"{state['label']}: loss {loss:.4g}, {100 * state['done'] // total} % of all steps, about {_span(left)} left"
-            )
+            loss = f" loss {loss:.4g}," if math.isfinite(loss) else ""  # none has come from the device yet
+            share = 100 * state["done"] // total
+            tell(f"{state['label']}:{loss} {share} % of all steps, about {_span(left)} left")
             state["told"] = now
 
     return Meter(start, advance, tell)
