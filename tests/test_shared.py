@@ -136,3 +136,12 @@ def test_assert_within_se_rejects_a_shifted_mean():
     assert_within_se(x, 0.0)
     with pytest.raises(AssertionError, match="standard errors"):
         assert_within_se(x, 0.2)
+
+
+@pytest.mark.parametrize("leaves", [1, 7, 8, 30])
+def test_one_entry_that_is_not_finite_is_seen_in_any_leaf(leaves):
+    tree = [jnp.ones(3) for _ in range(leaves)]
+    assert bool(trees.all_finite(tree))
+    for i in range(leaves):
+        for bad in (jnp.nan, jnp.inf):
+            assert not bool(trees.all_finite([*tree[:i], tree[i].at[1].set(bad), *tree[i + 1 :]]))

@@ -96,3 +96,11 @@ def test_fisher_descent_is_adamw(dtype):
 def test_an_unknown_structure_is_named():
     with pytest.raises(InputError, match="structure"):
         scale_by_fisher("triangular")
+
+
+@pytest.mark.parametrize("rows", [64, 320])  # below and above what is measured in full
+def test_equipartition_holds_to_the_digit_where_every_gradient_is_one_deviation(rows):
+    g = jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, (rows, 256)), 1.0, -1.0).astype(jnp.float32)
+    optimiser = scale_by_fisher("diagonal", options=FisherOptions(refresh=1))
+    _, state = optimiser.update(g, optimiser.init(g))
+    assert float(state.diagnostics.kinetic) == pytest.approx(0.5, rel=1e-5)
