@@ -42,6 +42,10 @@ def test_a_run_without_a_time_did_not_reach():
     summary = fermat.learning_time_summary(t, yes, 50.0, draws=2)
     assert float(summary.restricted_mean) == 30.0
     assert float(fermat.learning_time_ratio(t, yes, jnp.full(2, 50.0), yes, 50.0, draws=2).value) == pytest.approx(0.6)
+    late = jnp.array([10.0, 90.0])  # after the budget it had not reached either
+    assert float(fermat.learning_time_ratio(late, yes, jnp.full(2, 50.0), yes, 50.0, draws=2).value) == pytest.approx(
+        0.6
+    )
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0])
