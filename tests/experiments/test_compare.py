@@ -365,7 +365,7 @@ def test_times_by_hand():
     scores = standings.profile(found)
     assert scores.score.tolist() == pytest.approx([1.0, (4 - 2) / 3 / 2])
     rows = standings.times_table(found, 20).rows
-    assert rows[3][4:6] == ("0 of 2", "not reached [more to more]")
+    assert rows[3][4:6] == ("0 of 2", "not reached [20 to more]")
 
 
 def test_the_point_that_reaches_the_hardest_target_first_is_chosen():
