@@ -121,7 +121,7 @@ def _rank_one_hessian(rows: Array, D: Array, phi: Criterion, M: Array) -> Array:
     if phi.kind == "D":
         p, s = M.shape[0], jnp.diagonal(cross)
         return phi.unguarded(M) / p * (cross**2 + s[:, None] * s[None, :] / p)
-    B = D @ D if phi.kind == "A" else D @ jnp.asarray(phi.moment, D.dtype) @ D
+    B = D @ phi.spread(M) @ D
     return 2 * cross * (rows @ ((B + B.T) / 2) @ rows.T)
 
 

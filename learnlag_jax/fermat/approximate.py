@@ -4,7 +4,8 @@
 
 Equivalence theorem: with G = -d phi / dM, the design w is optimal exactly if f_i' G f_i <= tr(G M(w)) for every candidate i. How
 far the largest exceeds it bounds the distance to the optimum, whatever the route that led there. The route: multiplicative
-steps on the pool, a short active set, Newton on its weights, worst violators of the pool added, until certified. Memory
+steps on the pool, a short active set, Newton on its weights, worst violators of the pool added, until certified; all in the basis in
+which the pool is orthonormal, so that raw powers of x or columns in odd units cost no digits. Memory
 O(N p). Goes to: `exact_design` (its bound), `least_time_path`. Reference: Kiefer and Wolfowitz (1960); Pukelsheim (1993); MATH.md 4.
 """
 
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.active_set import Design, solve_weights, weighted_information
+from learnlag_jax.fermat.basis import Orthonormal, orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
 from learnlag_jax.fermat.equivalence import certificate
 from learnlag_jax.fermat.implicit import differentiable_weights
-from learnlag_jax.fermat.matrices import inverse, negative_power, regular
+from learnlag_jax.fermat.matrices import regular
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 
@@ -74,14 +76,26 @@ def optimal_weights(
     extreme = isinstance(phi, Criterion) and phi.kind in ("E", "G") and phi.q is None
     if tol is None:
         tol = max(1e-5 if extreme else 1e-9, 100 * p * float(jnp.finfo(F.dtype).eps))
-    if extreme and not (phi.kind == "G" and prior is None and _same(phi.region, F)):
-        return _extreme_weights(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
-    if extreme:  # judged on its own pool, G has the D-optimal design (Kiefer and Wolfowitz), and value p there
-        design = differentiable_weights(F, as_criterion("D"), None, jnp.asarray(tol, F.dtype), max_rounds)
-        value = phi(information_matrix(F, design.weights))
-        return design._replace(value=value, gap=jnp.where(design.gap < 1, jnp.clip(1 - p / value, 0, 1), 1))
+    limit = jnp.asarray(tol, F.dtype)
+    own = extreme and phi.kind == "G" and prior is None and _same(phi.region, F)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    return differentiable_weights(F, phi, prior, jnp.asarray(tol, F.dtype), max_rounds)
+    problem = orthonormal(F, phi, prior)
+    if own:  # judged on its own pool, G has the D-optimal design (Kiefer and Wolfowitz), and value p there
+        design = differentiable_weights(problem.F, as_criterion("D"), None, limit, max_rounds)
+        value = problem.phi(information_matrix(problem.F, design.weights))
+        design = design._replace(value=value, gap=jnp.where(design.gap < 1, jnp.clip(1 - p / value, 0, 1), 1))
+    else:
+        solve = _extreme_weights if extreme else differentiable_weights
+        design = solve(problem.F, problem.phi, problem.prior, limit, max_rounds)
+    return _returned(design, problem, limit)
+
+
+def _returned(design: Design, problem: Orthonormal, tol: Array) -> Design:
+    """The design, its gap with what the change of basis may hide."""
+    gap = jnp.clip(design.gap + jax.lax.stop_gradient(problem.rounding), 0, 1)
+    missed = (design.status == int(Status.converged)) & ~(gap <= tol)
+    status = jnp.where(missed, int(Status.max_steps), design.status).astype(design.status.dtype)
+    return design._replace(gap=gap, status=status)
 
 
 def _same(region, F: Array) -> bool:
@@ -104,11 +118,11 @@ def worst_mixture(phi: Criterion, M: Array) -> Array:
     assert phi.q is not None
     q = phi.q.astype(M.dtype)
     if phi.kind == "phi":
-        bottom = 1 / jnp.linalg.eigvalsh(inverse(M))[-1]
-        C = negative_power(M / bottom, q - 1)
-        return C / jnp.trace(C)
+        l, U = jnp.linalg.eigh(phi.covariance(M))
+        share = (jnp.maximum(l, 0) / l[-1]) ** (q - 1)
+        return (U * (share / jnp.sum(share))[None, :]) @ U.T
     region = jnp.asarray(phi.region, M.dtype)
-    variance = jnp.sum((region @ inverse(M)) * region, 1)
+    variance = jnp.sum((region @ phi.covariance(M)) * region, 1)
     share = (variance / jnp.max(variance)) ** (q - 1)
     return weighted_information(region, share / jnp.sum(share), None)
 
@@ -131,9 +145,8 @@ def _solve_extreme(F: Array, phi: Criterion, prior: Array | None, tol: Array, ma
 
     def certified(design, q):
         M = weighted_information(F, design.weights, prior)
-        mixture = Criterion(
-            "I", moment=worst_mixture(softened(phi, q), jnp.where(regular(M), M, jnp.eye(len(M), dtype=M.dtype)))
-        )
+        moment = worst_mixture(softened(phi, q), jnp.where(regular(M), M, jnp.eye(len(M), dtype=M.dtype)))
+        mixture = Criterion("I", moment=moment, basis=phi.basis)
         gap, residual, _ = certificate(mixture, M, F, prior)
         value = phi(M)
         lower = mixture(M) * (1 - gap)

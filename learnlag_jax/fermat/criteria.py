@@ -79,7 +79,7 @@ def flat(F: Array) -> Array:
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["moment", "region", "q"], meta_fields=["kind", "draws"]
+    jax.tree_util.register_dataclass, data_fields=["moment", "region", "q", "basis"], meta_fields=["kind", "draws"]
 )
 @dataclass(frozen=True)
 class Criterion:
@@ -88,9 +88,10 @@ class Criterion:
     Attributes:
         kind: one of A, D, E, G, T, I, c, phi.
         moment: (p, p) second moment of the predictions that matter, for I and c.
-        region: (m, p) rows where predictions are judged, for G.
+        region: (m, p) rows where predictions are judged, for G; for I, the rows behind the moment if they are known.
         q: exponent of phi; for G, of the norm that stands in for the maximum.
         draws: None, or the number of diagonal blocks of M over which the criterion is averaged.
+        basis: None, or (p, p) B upper triangular with a positive diagonal, where M is given as B' M B (see `basis.py`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -104,6 +105,7 @@ class Criterion:
     region: Array | None = None
     q: Array | None = None
     draws: int | None = None
+    basis: Array | None = None
 
     def __call__(self, M: Array) -> Array:
         """phi(M): a scalar; +inf where M is singular or not finite."""
@@ -116,32 +118,40 @@ class Criterion:
         values = jax.vmap(self._of_one)(diagonal_blocks(M, self.draws))
         return jnp.exp(jnp.mean(jnp.log(values))) if self.kind == "D" else jnp.mean(values)
 
+    def covariance(self, M: Array) -> Array:
+        """M^-1, in the coordinates of the parameters."""
+        return inverse(M) if self.basis is None else self.basis @ inverse(M) @ self.basis.T
+
+    def spread(self, M: Array) -> Array:
+        """C of tr(M^-1 C), for A, I and c, where M is given in `basis`."""
+        C = jnp.eye(M.shape[-1], dtype=M.dtype) if self.kind == "A" else jnp.asarray(self.moment, M.dtype)
+        return C if self.basis is None else self.basis.T @ C @ self.basis
+
     def _of_one(self, M: Array) -> Array:
         p, dtype = M.shape[-1], M.dtype
         match self.kind:
             case "A":
-                return jnp.trace(inverse(M))
+                return jnp.trace(self.covariance(M))
             case "D":
-                return jnp.exp(-log_determinant(M) / p)
+                stretch = 0 if self.basis is None else 2 * jnp.sum(jnp.log(jnp.diagonal(self.basis)))
+                return jnp.exp((stretch - log_determinant(M)) / p)
             case "E":
-                return jnp.linalg.eigvalsh(inverse(M))[-1]
+                return jnp.linalg.eigvalsh(self.covariance(M))[-1]
             case "T":
                 return 1 / jnp.trace(M)
             case "G":
                 region = jnp.asarray(self.region, dtype)
-                variance = jnp.sum((region @ inverse(M)) * region, 1)
+                variance = jnp.sum((region @ self.covariance(M)) * region, 1)
                 if self.q is None:
                     return jnp.max(variance)
                 q, top = jnp.asarray(self.q, dtype), jax.lax.stop_gradient(jnp.max(variance))
                 return top * jnp.mean((variance / top) ** q) ** (1 / q)
             case "phi":
                 q = jnp.asarray(self.q, dtype)
-                bottom = jax.lax.stop_gradient(
-                    1 / jnp.linalg.eigvalsh(inverse(M))[-1]
-                )  # scaled out: a large q would overflow
-                return (negative_power_trace(M / bottom, q) / p) ** (1 / q) / bottom
+                top = jax.lax.stop_gradient(jnp.linalg.eigvalsh(self.covariance(M))[-1])  # a large q would overflow
+                return top * (negative_power_trace(M * top, q, self.basis) / p) ** (1 / q)
             case _:
-                return jnp.sum(inverse(M) * jnp.asarray(self.moment, dtype))
+                return jnp.sum(self.covariance(M) * jnp.asarray(self.moment, dtype))
 
 
 def diagonal_blocks(M: Array, draws: int) -> Array:
@@ -229,7 +239,7 @@ def criterion(
         checks.shape(vector, ("p",), "vector")
         return Criterion(kind, moment=jnp.outer(vector, vector), draws=draws)
     if kind == "I" and region is not None:
-        return Criterion(kind, moment=information_matrix(region) / len(region), draws=draws)
+        return Criterion(kind, information_matrix(region) / len(region), wide_rows(region), draws=draws)
     if q is not None:
         checks.require(checks.is_traced(q) or q > 0, "q", q, "a positive number", "use 'D' for the limit q -> 0")
         q = jnp.asarray(q)

@@ -46,41 +46,36 @@ def regular(M: Array) -> Array:
     return jnp.all(d > 0) & jnp.all(pivots > 10 * p * jnp.finfo(M.dtype).eps)  # NaN pivots compare false
 
 
-def eigenvalues(M: Array) -> Array:
-    """Of a positive definite matrix, increasing; the small ones from its inverse, which knows them better when rows differ in scale."""
-    large, small = jnp.linalg.eigvalsh(M), 1 / jnp.linalg.eigvalsh(inverse(M))[::-1]
-    middle = jnp.sqrt(small[0]) * jnp.sqrt(large[-1])
-    return jnp.where((large > middle) | ~(small > 0), large, small)
+def inverse_root(M: Array, basis: Array | None = None) -> Array:
+    """X with X X' = B M^-1 B'. Its singular values squared are the eigenvalues of that, small ones in proportion too."""
+    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(M), jnp.eye(M.shape[-1], dtype=M.dtype), lower=True)
+    return half.T if basis is None else basis @ half.T
 
 
 @jax.custom_jvp
-def negative_power_trace(M: Array, q: Array) -> Array:
-    """tr M^-q; its derivative -q tr(M^-(q+1) dM) - tr(M^-q log M) dq is finite also at repeated eigenvalues."""
-    return jnp.sum(eigenvalues(M) ** -q)
+def negative_power_trace(M: Array, q: Array, basis: Array | None = None) -> Array:
+    """tr (B M^-1 B')^q, B constant; its derivative -q tr((X' X)^q L^-1 dM L^-T) + tr(.. log ..) dq holds at repeated eigenvalues too."""
+    return jnp.sum(_power(jnp.linalg.svd(inverse_root(M, basis), compute_uv=False) ** 2, q))
 
 
 @negative_power_trace.defjvp
 def _negative_power_trace_jvp(primals, tangents):
-    (M, q), (dM, dq) = primals, tangents
-    l, U = jnp.linalg.eigh(inverse(M))
+    (M, q, basis), (dM, dq, _) = primals, tangents
+    X, half = inverse_root(M, basis), inverse_root(M).T
+    l = jnp.linalg.svd(X, compute_uv=False) ** 2
     in_q = jnp.sum(_power_slope(l, q)) * dq
-    return negative_power_trace(M, q), -q * jnp.sum(negative_power(M, q + 1) * dM.T) + in_q
-
-
-def negative_power(M: Array, q: Array) -> Array:
-    """M^-q of a positive definite matrix, as the power of its inverse."""
-    return power(inverse(M), q)
+    return negative_power_trace(M, q, basis), in_q - q * jnp.sum(gram_power(X, q) * (half @ dM @ half.T).T)
 
 
 @jax.custom_jvp
-def power(D: Array, q: Array) -> Array:
-    """D^q of a positive definite matrix; derivative by divided differences (Daleckii and Krein)."""
-    l, U = jnp.linalg.eigh(D)
-    return (U * _power(l, q)[None, :]) @ U.T
+def gram_power(X: Array, q: Array) -> Array:
+    """(X' X)^q; derivative by divided differences (Daleckii and Krein)."""
+    _, S, Vt = jnp.linalg.svd(X)
+    return (Vt.T * _power(S**2, q)[None, :]) @ Vt
 
 
 def _power(l: Array, q: Array) -> Array:
-    """l^q; 0 for an eigenvalue that rounding made negative."""
+    """l^q; 0 for an eigenvalue that rounding made 0."""
     return jnp.where(l > 0, jnp.where(l > 0, l, 1) ** q, 0)
 
 
@@ -89,14 +84,16 @@ def _power_slope(l: Array, q: Array) -> Array:
     return _power(l, q) * jnp.log(jnp.where(l > 0, l, 1))
 
 
-@power.defjvp
-def _power_jvp(primals, tangents):
-    (D, q), (dD, dq) = primals, tangents
-    l, U = jnp.linalg.eigh(D)
+@gram_power.defjvp
+def _gram_power_jvp(primals, tangents):
+    (X, q), (dX, dq) = primals, tangents
+    _, S, Vt = jnp.linalg.svd(X)
+    V, l = Vt.T, S**2
     f, slope = _power(l, q), q * _power(l, q - 1)
     gap = l[:, None] - l[None, :]
     close = jnp.abs(gap) <= jnp.sqrt(jnp.finfo(l.dtype).eps) * (l[:, None] + l[None, :])
     steep = (f[:, None] - f[None, :]) / jnp.where(close, jnp.ones_like(gap), gap)
     difference = jnp.where(close, (slope[:, None] + slope[None, :]) / 2, steep)
-    in_q = (U * (_power_slope(l, q) * dq)[None, :]) @ U.T
-    return (U * f[None, :]) @ U.T, U @ (difference * (U.T @ dD @ U)) @ U.T + in_q
+    turned = (X @ V).T @ (dX @ V)
+    in_q = (V * (_power_slope(l, q) * dq)[None, :]) @ Vt
+    return (V * f[None, :]) @ Vt, V @ (difference * (turned + turned.T)) @ Vt + in_q

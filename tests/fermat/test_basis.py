@@ -1,0 +1,127 @@
+"""Coordinates: a design does not depend on them, and nearly collinear columns cost it no digits."""
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from numpy.polynomial import polynomial
+
+from learnlag_jax import Status
+from learnlag_jax.fermat import criterion, equivalence_gap, information_matrix, optimal_weights
+from learnlag_jax.fermat.basis import orthonormal
+
+MIDDLE, HALF = 3.5, 0.5
+
+
+def _columns(degree, dtype="float64"):
+    """1, x, x^2, .. on [3, 4], the same of z = (x - 3.5) / 0.5, and T with x-columns = z-columns T'."""
+    z = np.linspace(-1, 1, 301)
+    powers = lambda x: jnp.asarray(np.stack([x**k for k in range(degree + 1)], 1), dtype)
+    T = np.zeros((degree + 1, degree + 1))
+    for k in range(degree + 1):
+        T[k, : k + 1] = polynomial.polypow([MIDDLE, HALF], k)
+    return powers(MIDDLE + HALF * z), powers(z), T
+
+
+def _pairs(degree, kind):
+    """The same criterion in x and in z."""
+    raw, centred, T = _columns(degree)
+    if kind == "A":
+        S = np.linalg.inv(T)
+        return criterion("A"), criterion("I", moment=jnp.asarray(S @ S.T))
+    if kind == "c":
+        c = np.arange(1.0, degree + 2)
+        return criterion("c", vector=jnp.asarray(c)), criterion("c", vector=jnp.asarray(np.linalg.solve(T, c)))
+    if kind == "D":
+        return criterion("D"), criterion("D")
+    return criterion(kind, region=raw), criterion(kind, region=centred)
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+@pytest.mark.parametrize("kind", ["A", "D", "I", "c", "G"])
+def test_raw_powers_cost_nothing(kind, degree, float64):
+    raw, centred, T = _columns(degree)
+    inside, outside = _pairs(degree, kind)
+    found, known = optimal_weights(raw, inside), optimal_weights(centred, outside)
+    assert int(found.status) == int(known.status) == Status.converged
+    assert float(found.gap) < 1e-9
+    scale = np.linalg.det(T) ** (-2 / (degree + 1)) if kind == "D" else 1.0
+    np.testing.assert_allclose(float(found.value), float(known.value) * scale, rtol=1e-8)
+    assert np.linalg.cond(information_matrix(raw, found.weights)) > 1e6  # or this proved nothing
+
+
+@pytest.mark.parametrize("q", [0.3, 1.0, 2.0, 30.0])
+def test_raw_powers_cost_kiefers_family_nothing(q, float64):
+    raw, centred, T = _columns(2)
+    design = optimal_weights(raw, criterion("phi", q=q))
+    assert int(design.status) == Status.converged
+    assert float(design.gap) < 1e-9
+    # the eigenvalues of M^-1 = S' M_z^-1 S, S = T^-1, from the singular values of a root: small ones in proportion too
+    root = np.linalg.solve(
+        np.linalg.cholesky(np.asarray(information_matrix(centred, design.weights))), np.linalg.inv(T)
+    )
+    values = np.linalg.svd(root, compute_uv=False) ** 2
+    np.testing.assert_allclose(float(design.value), np.mean(values**q) ** (1 / q), rtol=1e-9)
+
+
+def test_raw_powers_cost_the_worst_direction_nothing(float64):
+    raw, _, _ = _columns(2)
+    design = optimal_weights(raw, "E")
+    assert int(design.status) == Status.converged
+    assert float(design.gap) < 1e-5
+    root = np.linalg.svd(np.sqrt(np.asarray(design.weights))[:, None] * np.asarray(raw), compute_uv=False)
+    np.testing.assert_allclose(float(design.value), root[-1] ** -2, rtol=1e-8)
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["A", "D", "I", "c", "G"]))
+def test_value_and_sensitivities_are_those_of_the_given_coordinates(seed, kind):
+    draw = np.random.default_rng(seed)
+    F, prior = jnp.asarray(draw.normal(size=(12, 3))), jnp.asarray(np.diag(draw.uniform(size=3)))
+    options = {"I": {"region": F[:5]}, "c": {"vector": jnp.asarray(draw.normal(size=3))}, "G": {"region": F[:5]}}
+    phi = criterion(kind, **options.get(kind, {}))
+    problem = orthonormal(F, phi, prior)
+    w = jnp.asarray(draw.dirichlet(np.ones(12)))
+    here = information_matrix(F, w, prior)
+    there = information_matrix(problem.F, w, problem.prior)
+    np.testing.assert_allclose(problem.phi(there), phi(here), rtol=1e-9)
+    np.testing.assert_allclose(information_matrix(problem.F) / 12, np.eye(3), atol=1e-9)
+    gaps = [equivalence_gap(M, F, phi, prior=P) for M, F, phi, P in ((here, F, phi, prior), (there, *_data(problem)))]
+    np.testing.assert_allclose(*gaps, atol=1e-9)
+
+
+def _data(problem):
+    return problem.F, problem.phi, problem.prior
+
+
+def test_what_depends_on_coordinates_in_other_ways_is_left_alone(float64):
+    F = jnp.asarray(np.random.default_rng(0).normal(size=(9, 4)))
+    for phi in (criterion("D", draws=2), jax.tree_util.Partial(lambda M: jnp.trace(jnp.linalg.inv(M)))):
+        assert orthonormal(F, phi, None).F is not None
+        np.testing.assert_array_equal(orthonormal(F, phi, None).F, F)
+    flat = F.at[:, 3].set(F[:, 2])  # does not span: nothing to be orthonormal in
+    np.testing.assert_array_equal(orthonormal(flat, criterion("A"), None).F, flat)
+    assert int(optimal_weights(flat, "A").status) == Status.rank_deficient
+
+
+def test_a_single_precision_gap_is_a_bound_in_truth(float64):
+    raw32, _, _ = _columns(2, "float32")
+    exact = raw32.astype(jnp.float64)  # the very same pool, without rounding from here on
+    for kind in ("A", "D"):
+        design = optimal_weights(raw32, kind)
+        w = design.weights.astype(jnp.float64)
+        best = optimal_weights(exact, kind)
+        efficiency = best.value / criterion(kind)(information_matrix(exact, w / jnp.sum(w)))
+        assert 1 - float(efficiency) <= float(design.gap) < 0.01
+        assert int(design.status) == Status.max_steps  # single precision cannot know better here, and says so
+
+
+def test_derivatives_pass_through_the_change_of_basis(float64):
+    raw, _, _ = _columns(2)
+    turn = jnp.asarray(np.random.default_rng(1).normal(size=raw.shape)) * 1e-3
+    for phi in ("A", "D", criterion("I", region=raw), criterion("phi", q=2.0)):
+        value = lambda h, phi=phi: optimal_weights(raw + h * turn, phi).value
+        slope = jax.grad(value)(0.0)
+        h = 1e-5
+        np.testing.assert_allclose(slope, (value(h) - value(-h)) / (2 * h), rtol=1e-4)
