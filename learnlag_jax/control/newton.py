@@ -115,7 +115,7 @@ def _moved(at: Setting, st: Iterate) -> Iterate:
 
     def attempt(carry):
         alpha = carry[0] / 2
-        X, U, reward = _candidate(at, st, K, alpha)
+        X, U, reward = candidate(at, st.X, st.U, st.model.gaps, K, alpha)
         new = penalty * (1 - alpha) * gaps - reward
         return alpha, X, U, new, new <= merit + 1e-4 * alpha * promised + slack
 
@@ -164,10 +164,10 @@ def _factored(H, W, Pn, shift, size):
     return shift, P, K
 
 
-def _candidate(at: Setting, st: Iterate, K, alpha):
+def candidate(at: Setting, X, U, gaps, K, alpha):
     """The true dynamics under the step and its feedback; gaps shrink by exactly 1 - alpha."""
-    p, theta, k = at.problem, at.theta, counter(len(st.U))
-    offset = st.U + alpha * K[..., -1] - along(K[..., :-1], st.X[:-1])
+    p, theta, k = at.problem, at.theta, counter(len(U))
+    offset = U + alpha * K[..., -1] - along(K[..., :-1], X[:-1])
 
     def step(x, now):
         i, K, offset, gap, lo, hi = now
@@ -175,7 +175,7 @@ def _candidate(at: Setting, st: Iterate, K, alpha):
         x = p.dynamics(x, u, i, theta) - gap
         return x, (x, u)
 
-    now = (k, K[..., :-1], offset, (1 - alpha) * st.model.gaps, at.low, at.high)
+    now = (k, K[..., :-1], offset, (1 - alpha) * gaps, at.low, at.high)
     _, (later, U) = lax.scan(step, at.x0, now)
     X = jnp.concatenate([at.x0[None], later])
     rewards = jax.vmap(p.reward, (0, 0, 0, None))(X[:-1], U, k, theta)

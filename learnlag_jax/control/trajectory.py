@@ -13,8 +13,8 @@ import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.control.model import along, free_actions, linear_response, masked, model_at, projected, rolled
-from learnlag_jax.control.newton import Options, newton
-from learnlag_jax.control.path import stationarity
+from learnlag_jax.control.newton import Options, Setting, candidate, newton
+from learnlag_jax.control.path import costates, stationarity
 from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, meant, path_length
 from learnlag_jax.control.riccati import sweep
 from learnlag_jax.vocabulary import Array, PyTree, Status
@@ -75,6 +75,7 @@ def solve(
             `actions0` if left out.
         lower, upper: bounds on each action, pytrees like one action or like `actions0` (scalars broadcast).
         tol: largest residual, relative to 1 + the largest costate (action part) or state (gaps); by default eps^(2/3).
+            The answer is one Newton step better than the iterate that met it.
         max_steps: limit on Newton iterations.
 
     Returns:
@@ -123,16 +124,40 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
     flat = _flat(checked(problem), fold_s, fold_a)
     U0, low, high = (jax.vmap(vector)(a) for a in (actions0, low, high))
     X0 = rolled(flat, x0, U0, theta) if states0 is None else jax.vmap(vector)(states0)
-    X, U, costates, status, steps = _path(flat, options, x0, X0, U0, low, high, theta)
-    rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
-    value = jnp.asarray(flat.terminal(X[-1], theta), rewards.dtype) + jnp.sum(rewards)
-    parts = stationarity(flat, x0, X, U, costates, theta)
-    residual = trees.max_abs(parts._replace(action=projected(U, parts.action, low, high)))
+    X, U, prices, status, steps = _path(flat, options, x0, X0, U0, low, high, theta)
     model = model_at(flat, X, U, theta)
     free = free_actions(U, model.slope, low, high)
     _, K, pivots = sweep(*masked(model, free), model.Pn, jnp.zeros((), x0.dtype))
-    paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(costates)
+    setting = Setting(flat, options, x0, low, high, theta)
+    X, U, prices, residual = _polished(setting, (X, U, prices), model.gaps, K, _solved(status))
+    rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
+    value = jnp.asarray(flat.terminal(X[-1], theta), rewards.dtype) + jnp.sum(rewards)
+    paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(prices)
     return Trajectory(value, residual, status, steps, *paths, K[..., :-1], jnp.min(pivots))
+
+
+def _polished(at: Setting, path: tuple, gaps: Array, K: Array, solved: Array):
+    """States, actions, costates and residual of a solved path after one more Newton step, whose gains are at hand anyway.
+
+    Taken if it leaves less residual, which is far below the tolerance then. The step is a constant to autodiff: derivatives stay those of the path it started from, which it moves by rounding only.
+    """
+
+    def residual(X, U, costates):
+        parts = stationarity(at.problem, at.x0, X, U, costates, at.theta)
+        return trees.max_abs(parts._replace(action=projected(U, parts.action, at.low, at.high)))
+
+    still, fixed = jax.lax.stop_gradient((at._replace(problem=None, options=None), (*path, gaps, K)))
+    still, (X, U, _, gaps, K) = still._replace(problem=at.problem), fixed
+    X, U, _ = candidate(still, X, U, gaps, K, jnp.ones((), X.dtype))
+    new, before = (X, U, costates(at.problem, X, U, still.theta)), residual(*path)
+    after = residual(*new)
+    better = solved & (after < before)
+    moved = jax.tree.map(lambda y, x: x + jnp.where(better, y - jax.lax.stop_gradient(x), 0), new, path)
+    return *moved, jnp.where(better, after, before)
+
+
+def _solved(status: Array) -> Array:
+    return (status == Status.converged) | (status == Status.acceptable)
 
 
 def _flat(p: Problem, fold_s, fold_a) -> Problem:
@@ -187,9 +212,8 @@ def _path_jvp(p: Problem, options: Options, primals, tangents):
     c = along(model.W[:, :-1, :m], pinned) + moved.dynamics[1:]
     H, W = masked(model, free)
     dX, dU, dcostates = linear_response(H, W, model.Pn, r, q, c, moved.dynamics[0], -moved.costate[-1])
-    solved = (status == Status.converged) | (status == Status.acceptable)
     # a factor, not a `where`, so that the transpose is NaN as well
-    factor = jnp.where(solved, 1.0, jnp.nan).astype(X.dtype)
+    factor = jnp.where(_solved(status), 1.0, jnp.nan).astype(X.dtype)
     dX, dU, dcostates = trees.scale(factor, (dX, dU + pinned, dcostates))
     none = lambda x: np.zeros(jnp.shape(x), jax.dtypes.float0)
     return answer, (dX, dU, dcostates, none(answer[3]), none(answer[4]))

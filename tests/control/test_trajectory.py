@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError, Status, trees
-from learnlag_jax.control import Problem, solve, stationarity, total_reward
+from learnlag_jax.control import Problem, rollout, solve, stationarity, total_reward
 from learnlag_jax.testing import assert_close
 from tests.control.systems import pendulum, pendulum_start, scalar_regulator
 
@@ -98,6 +98,15 @@ def test_quadratic_convergence_near_the_solution(float64):
     ]
     assert orders[0] > 1.7, errors
     assert errors[3] < 1e-9, errors
+
+
+def test_an_answer_is_a_newton_step_better_than_its_tolerance(float64):
+    s0, a0, theta = pendulum_start(float64)
+    loose = solve(pendulum(), s0, a0, theta, tol=1e-5)
+    assert int(loose.status) == Status.converged
+    assert loose.residual < 1e-8 * (1 + trees.max_abs(loose.costates))
+    assert loose.residual == trees.max_abs(stationarity(pendulum(), s0, *loose[4:7], theta))
+    assert_close(loose.states, rollout(pendulum(), s0, loose.actions, theta), ulps=64)
 
 
 def test_bounds_hold_and_the_projected_residual_vanishes(dtype):
