@@ -111,13 +111,17 @@ def _moved(at: Setting, st: Iterate) -> Iterate:
     multiplier = jnp.maximum(jnp.max(jnp.abs(model.costates)), jnp.max(jnp.abs(P[:, :-1, -1])))
     penalty = jnp.where(open_, 2 * jnp.maximum(multiplier, promised / jnp.where(open_, gaps, 1)), 0)
     merit, promised = penalty * gaps - model.reward, promised - penalty * gaps
-    slack = 16 * eps * (model.magnitude + penalty * gaps)
+    slack, small = 16 * eps * (model.magnitude + penalty * gaps), eps ** (1 / 3)
 
     def attempt(carry):
         alpha = carry[0] / 2
         X, U, reward = candidate(at, st.X, st.U, st.model.gaps, K, alpha)
         new = penalty * (1 - alpha) * gaps - reward
-        return alpha, X, U, new, new <= merit + 1e-4 * alpha * promised + slack
+        # a reward may lose more digits inside than its size tells; a step too small to do harm need not be judged by it
+        harmless = (trees.max_abs(X - st.X) <= small * (1 + trees.max_abs(X))) & (
+            trees.max_abs(U - st.U) <= small * (1 + trees.max_abs(U))
+        )
+        return alpha, X, U, new, (new <= merit + 1e-4 * alpha * promised + slack) | harmless
 
     def searching(carry):
         return ~carry[4] & (carry[0] > 2.0**-HALVINGS)

@@ -60,18 +60,22 @@ def test_receding_horizon_follows_a_disturbed_pendulum_with_one_trace(float64):
         return -(1 + jnp.cos(s["q"])) - 0.01 * s["w"] ** 2 - 1e-3 * a**2
 
     counted = problem._replace(reward=upright)
-    s = start = {"q": s0["q"] + 2.7, "w": s0["w"]}
-    plan = solve(counted, s, a0[:15], theta)
+    start = {"q": s0["q"] + 2.7, "w": s0["w"]}
+    first = solve(counted, start, a0[:15], theta)
     step = jax.jit(lambda s, plan: mpc_step(counted, s, plan, theta, max_steps=20))
-    rng, before = np.random.default_rng(0), None
-    for _ in range(40):
-        s = problem.dynamics(s, plan.actions[0], jnp.int32(0), theta)
-        s = {"q": s["q"], "w": s["w"] + 0.02 * rng.normal()}
-        plan = step(s, plan)
-        before = before or len(traces)
+    before = None
+    for seed in range(4):
+        rng, s, plan, statuses = np.random.default_rng(seed), start, first, []
+        for _ in range(40):
+            s = problem.dynamics(s, plan.actions[0], jnp.int32(0), theta)
+            s = {"q": s["q"], "w": s["w"] + 0.02 * rng.normal()}
+            plan = step(s, plan)
+            before = before or len(traces)
+            statuses.append(int(plan.status))
+        # near the top the reward, 1 + cos q, is all rounding, and steps may not be judged by it
+        assert statuses[20:] == [0] * 20
+        assert 1 + float(jnp.cos(s["q"])) < 0.05
     assert len(traces) == before
-    assert int(plan.status) == 0
-    assert 1 + float(jnp.cos(s["q"])) < 0.05
     lowest = 0.0
     for _ in range(15):
         start = problem.dynamics(start, jnp.array(0.0), jnp.int32(0), theta)
