@@ -59,13 +59,19 @@ def by_meaning(function: Callable, *arguments) -> Meant:
         traced = jax.make_jaxpr(lambda *x: function(*x))(*arguments)  # a new function: JAX remembers traces too
     except Exception:
         return Meant(function, itself)
-    programs = list(_programs(traced))
-    constants = [x for program in programs for x in (*program.consts, *_arrays(program))]
-    if checks.is_traced(*constants):
+    if checks.is_traced(*_constants(traced)):
         return Meant(function, itself)
-    by_hand = any(OPAQUE.match(equation.primitive.name) for program in programs for equation in program.eqns)
-    words = re.sub(r"\b0x[0-9a-f]+", "", str(traced))
-    return Meant(function, (words, tuple(map(_digest, constants)), itself if by_hand else None))
+    by_hand = any(OPAQUE.match(equation.primitive.name) for program in _programs(traced) for equation in program.eqns)
+    return Meant(function, (*described(traced), itself if by_hand else None))
+
+
+def described(traced: ClosedJaxpr) -> tuple[str, tuple]:
+    """The operations of a traced program as text, and digests of its constants: equal for equal programs, in any process."""
+    return re.sub(r"\b0x[0-9a-f]+", "", str(traced)), tuple(map(digest, _constants(traced)))
+
+
+def _constants(traced: ClosedJaxpr) -> list[Any]:
+    return [x for program in _programs(traced) for x in (*program.consts, *_arrays(program))]
 
 
 def _hashable(x) -> bool:
@@ -97,7 +103,8 @@ def _is_program(x) -> bool:
     return isinstance(x, (ClosedJaxpr, Jaxpr))
 
 
-def _digest(x) -> tuple:
+def digest(x) -> tuple:
+    """Shape, dtype and a hash of the entries."""
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     array = np.asarray(x)

@@ -129,13 +129,15 @@ def test_every_public_function_lowers_for_every_platform(function, arguments):
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
-def test_the_readme_python_blocks_run():
-    text = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/compare.md"])
+def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
+    assert len(blocks) >= 2
     for block in blocks:
         with jax.numpy_dtype_promotion("standard"):
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, page, "exec"), {})
 
 
 def test_the_readme_names_both_commands():

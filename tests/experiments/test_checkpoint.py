@@ -59,6 +59,13 @@ def test_nothing_saved_is_none(tmp_path):
     assert checkpoint.restore(tmp_path / "absent", _tree(), identity=IDENTITY) is None
 
 
+def test_digest_sees_a_transposition():
+    x = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+    square = np.arange(9, dtype=np.float32).reshape(3, 3)
+    assert checkpoint.digest({"x": square}) != checkpoint.digest({"x": np.ascontiguousarray(square.T)})
+    assert checkpoint.digest({"x": x}) != checkpoint.digest({"x": x[::-1].copy()})
+
+
 def test_digest_sees_every_single_flip_and_no_device_count():
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     base = checkpoint.digest({"x": jnp.asarray(x)})["x"]

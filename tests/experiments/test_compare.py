@@ -27,6 +27,7 @@ from learnlag_jax.experiments.commands import compare
 from learnlag_jax.experiments.comparison import kept, progress, standings, standings_figures, trials, workloads
 from learnlag_jax.experiments.runs import compiled, program
 from tests.experiments import tiny
+from tests.experiments.test_standings import result as _result
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """[run]
@@ -61,12 +62,14 @@ def tiny_workload(batch: int, scale: float = 1.0) -> workloads.Workload:
     return workloads.Workload(task, "squares", Dataset("tiny", None, "0" * 64, "<b>made here</b>", "none"))
 
 
+TINY = importlib.metadata.EntryPoint("tiny", "tests.experiments.test_compare:tiny_workload", workloads.GROUP)
+
+
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
     """A user's module, found as an installed entry point."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    point = importlib.metadata.EntryPoint("tiny", "tests.experiments.test_compare:tiny_workload", workloads.GROUP)
-    monkeypatch.setattr(workloads, "_installed", lambda: {"tiny": point})
+    monkeypatch.setattr(workloads, "_installed", lambda: {"tiny": TINY})
     monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))  # whole, and quick to write
 
 
@@ -84,7 +87,7 @@ def test_a_comparison_is_whole_and_a_rerun_runs_nothing(tmp_path, installed, cap
     record = json.loads((out / "results.json").read_text())
     assert [row["reached"] for row in record["times"] if row["target"] == "1.5"] == ["2 of 2", "2 of 2"]
     assert {r["seed"] for r in record["trials"]} == {1, 2}  # the seed that tuned measures nothing
-    assert {(r["seed"], r["optimiser"]) for r in record["tuning"]} >= {(0, "plain")}
+    assert [(r["seed"], r["optimiser"]) for r in record["tuning"]] == [(0, "plain")] * 2  # the grid, and nothing else
     assert all(r["audit"]["unexplained"] < 1e-4 for r in record["trials"] if r["optimiser"] == "plain")
     assert all(r["audit"]["unexplained"] > 0.1 for r in record["trials"] if r["optimiser"] == "sgd")
     size = {r["optimiser"]: r["state_bytes"] for r in record["trials"]}
@@ -123,6 +126,107 @@ def test_a_changed_configuration_reruns_only_what_it_changed(tmp_path, installed
     assert count() == first
     _run(tmp_path, CONFIG.replace("seeds = [0, 1, 2]", "seeds = [0, 1, 2, 3]"))
     assert count() == first + 2
+
+
+def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, monkeypatch):
+    """A changed loss, batch, model, data or patience runs again; a changed place in the file does not."""
+    text = CONFIG.replace("seeds = [0, 1, 2]", "seeds = [0]").replace(
+        "learning_rate = [0.05, 0.01]", "learning_rate = 0.05"
+    )
+    count = lambda out: len(list(out.glob("trials/*/result.json")))
+    seen = count(_run(tmp_path, text))
+    assert seen == 2
+
+    other = tiny_workload(16)
+    moved = lambda batch: tiny_workload(batch)._replace(data=other.data._replace(sha256="1" * 64))
+    for make in (
+        _with(),  # without its option, and so another workload: what the next ones are compared with
+        _with(loss=lambda p, b, k: tiny.loss(p, b, k) * 0.5),
+        _with(loss=lambda p, b, k: tiny.loss(p, b, k) * 0.25),
+        _with(evaluate=lambda p, held: 2 * tiny.error(p, held)),
+        _with(init=lambda key: jax.tree.map(lambda x: x * 2, tiny.init(key))),
+        _with(batch=lambda seed, step: other.task.batch(seed + 1, step)),
+        _with(held_out=jax.tree.map(lambda x: x[1:], other.task.held_out)),
+        moved,
+    ):
+        monkeypatch.setattr(workloads, "_load", lambda point, make=make: make)
+        seen += 2
+        assert count(_run(tmp_path, text)) == seen
+        assert count(_run(tmp_path, text)) == seen  # and is kept from then on
+    monkeypatch.undo()
+    monkeypatch.setattr(workloads, "_installed", lambda: {"tiny": TINY})
+    monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))
+    assert count(_run(tmp_path, text)) == seen
+    assert count(_run(tmp_path, text.replace("patience = 3", "patience = 4"))) == seen + 2
+
+
+def _with(**fields):
+    def make(batch: int) -> workloads.Workload:
+        made = tiny_workload(batch)
+        return made._replace(task=made.task._replace(**fields))
+
+    return make
+
+
+def _raise(*arguments):
+    raise RuntimeError("no data today")
+
+
+@pytest.mark.parametrize("where", ["workload", "loss", "evaluate", "batch", "init"])
+def test_a_user_function_that_raises_ends_in_one_line(tmp_path, installed, monkeypatch, capsys, where):
+    make = (lambda batch: _raise()) if where == "workload" else _with(**{where: _raise})
+    monkeypatch.setattr(workloads, "_load", lambda point: make)
+    _run(tmp_path, code=2)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "RuntimeError: no data today" in said
+    assert "test_compare.py, line" in said
+
+
+def test_an_error_that_is_no_number_ends_with_three(tmp_path, installed, monkeypatch, capsys):
+    monkeypatch.setattr(
+        workloads, "_load", lambda point: _with(evaluate=lambda p, held: jax.numpy.log(0 * tiny.error(p, held)))
+    )
+    out = _run(tmp_path, code=3)
+    assert "sgd ended without a finite error in every trial of plain" in capsys.readouterr().err
+    assert {row["reached"] for row in json.loads((out / "results.json").read_text())["times"]} == {"0 of 2"}
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path, installed, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("mine")
+    _run(tmp_path, code=4)
+    assert "which holds results.json; expected an empty directory" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["results.json"]
+    assert (tmp_path / "out" / "results.json").read_text() == "mine"
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(tmp_path, installed):
+    out = _run(tmp_path)
+    (out / "figures" / "curves-7.png").write_bytes(b"old")
+    (out / "mine.txt").write_text("kept")
+    _run(tmp_path)
+    assert not (out / "figures" / "curves-7.png").exists()
+    assert (out / "figures" / "curves-0.png").exists()
+    assert (out / "mine.txt").exists()
+
+
+def test_check_says_which_seed_does_what(tmp_path, installed, capsys):
+    (tmp_path / "c.toml").write_text(CONFIG)
+    assert cli.run(["compare", str(tmp_path / "c.toml"), "--check"]) == 0
+    assert "seed 0 chooses each point and seeds 1 2 measure" in capsys.readouterr().out
+    (tmp_path / "c.toml").write_text(CONFIG.replace("evaluate = 5", "evaluate = 21"))
+    assert cli.run(["compare", str(tmp_path / "c.toml"), "--check"]) == 2
+    assert "run.evaluate: got 21; expected at most the 20 steps" in capsys.readouterr().err
+
+
+def test_a_schedule_is_no_fault_of_a_stationary_run(tmp_path, installed):
+    out = _run(
+        tmp_path,
+        CONFIG.replace("learning_rate = [0.05, 0.01]", 'learning_rate = 0.05\nschedule = "cosine"\nwarmup = 5'),
+    )
+    found = [r for r in json.loads((out / "results.json").read_text())["trials"] if r["optimiser"] == "plain"]
+    assert all(r["audit"]["unexplained"] < 1e-4 for r in found)
+    assert all(abs(r["audit"]["learning_rate"] - 0.05) < 1e-4 for r in found)
 
 
 HOSTILE = [
@@ -187,6 +291,7 @@ def test_a_diverging_trial_is_shown_and_ends_with_three(tmp_path, installed, cap
     lost = [r for r in record["trials"] if r["optimiser"] == "sgd"]
     assert {r["status"] for r in lost} == {"diverged"}
     assert all(r["skipped"] >= 3 for r in lost)
+    assert all(3 <= len(r["losses"]) < 20 for r in lost)  # of the steps it made, or its speed would be too good
     assert (
         next(row for row in record["times"] if row["optimiser"] == "sgd" and row["target"] == "0.2")["reached"]
         == "0 of 3"
@@ -339,41 +444,6 @@ def test_the_cache_of_compiled_code_is_this_users_alone(tmp_path):
             assert not used
     assert len(told) == 3
     assert "chmod 700" in told[0]
-
-
-def _result(errors, optimiser="a", seed=0, **more):
-    at = tuple(range(0, 10 * len(errors), 10))
-    fields = {
-        "losses": tuple(np.linspace(2, 1, 40).tolist()),
-        "spent": 2.0,
-        "skipped": 0,
-        "parameters": 3,
-        "state_bytes": 12,
-        "audit": None,
-    }
-    base = {"workload": "w", "optimiser": optimiser, "point": "p", "seed": seed, "status": "finished", "at": at}
-    return kept.Result(**base | {"errors": tuple(errors), "seconds": tuple(x / 10 for x in at)} | fields | more)
-
-
-def test_times_by_hand():
-    fast = standings.Entry("w", "a", "p", (1.0, 0.5), (_result([3, 1, 0.4]), _result([3, 0.9, 0.6], seed=1)))
-    slow = standings.Entry("w", "b", "p", (1.0, 0.5), (_result([3, 2, 1], "b"), _result([3, 2, math.nan], "b", 1)))
-    found = standings.stand([fast, slow], 20)
-    assert [s.times for s in found] == [(10, 10), (20, math.inf), (20, math.inf), (math.inf, math.inf)]
-    assert float(found[0].summary.median) == 10
-    assert float(found[2].ratio.value) == 2  # 20 and the budget of 20 over 10 and 10
-    scores = standings.profile(found)
-    assert scores.score.tolist() == pytest.approx([1.0, (4 - 2) / 3 / 2])
-    rows = standings.times_table(found, 20).rows
-    assert rows[3][4:6] == ("0 of 2", "not reached [20 to more]")
-
-
-def test_the_point_that_reaches_the_hardest_target_first_is_chosen():
-    tried = [_result([3, 0.9, 0.6]), _result([3, 2, 0.4]), _result([3, math.nan, math.nan])]
-    assert trials.choose(tried, (1.0, 0.5)) == 1
-    assert trials.choose(tried, (1.0,)) == 0
-    assert trials.choose(tried, (0.1,)) == 1
-    assert trials.choose(tried[::-1], (0.1,)) == 1
 
 
 def test_a_result_survives_its_file(tmp_path):

@@ -2,6 +2,7 @@
 
 import collections
 import random
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 from learnlag_jax.checks import ConfigError
 from learnlag_jax.experiments import cli
-from learnlag_jax.experiments.comparison import config, optimisers, trials
+from learnlag_jax.experiments.comparison import config, optimisers, trials, workloads
 
 GOOD = """[run]
 steps = 400
@@ -77,6 +78,9 @@ def test_a_good_configuration_is_what_it_says(tmp_path):
         ('"digits"', '"digit"', r"line 7: workload.name: got 'digit'; expected digits"),
         ("hidden = 16", "hiden = 16", r"line 9: workload.hiden: got an unknown key; expected hidden"),
         ('"cosine"', '"cosin"', r"line 19: optimiser.schedule.*one of constant, linear, cosine"),
+        ("b1 = [0.9, 0.95]", "b1 = [1, 1.0]", r"line 21: optimiser.b1: got \[1, 1.0\].*different"),
+        ("b1 = [0.9, 0.95]", "weight_decay = 1e300", r"line 21: optimiser.weight_decay: got 1e\+300"),
+        ("b1 = [0.9, 0.95]", "mask = 0.5", r"line 21: optimiser.mask: got an unknown key"),
         ("warmup = 20", "warmup = 401", r"line 20: optimiser.warmup: got 401; expected at most the 400 steps"),
         ("b1 = [0.9, 0.95]", "b1 = [0.9, 'x']", r"line 21: optimiser.b1"),
         ('label = "ours"', 'label = "adam"', r"line 17: optimiser.label: got 'adam' again"),
@@ -255,3 +259,12 @@ def test_a_schedule_free_optimiser_is_judged_at_its_average():
 
 def test_grid_is_every_combination():
     assert config.grid({"a": (1, 2), "b": 3, "c": (4, 5)}) == [{"a": a, "b": 3, "c": c} for a in (1, 2) for c in (4, 5)]
+
+
+def test_the_page_of_compare_has_every_key():
+    text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text("utf-8")
+    keys = [*trials.RUN, *workloads.COMMON, *optimisers.COMMON]
+    for function in workloads.OURS.values():
+        keys += config.options(function, skip=("batch",))
+    missing = [key for key in keys if f"`{key}`" not in text]
+    assert not missing

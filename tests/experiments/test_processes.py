@@ -164,6 +164,23 @@ def test_unlike_configurations_are_refused_on_every_process(tmp_path):
         assert "the configuration: got another on process 1 than on process 0" in lines[-1]
 
 
+def test_a_directory_that_cannot_be_had_is_four(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("SHARD", "batch"))
+    (tmp_path / "out").write_text("a file")
+    codes, said = _ends(_pair([tmp_path / "c.toml"] * 2, tmp_path / "out"))
+    assert codes[0] == 4, said
+    assert codes[1] in (2, 75), said  # what process 0 says, or that it has left
+    assert "cannot write" in said[0][0]
+
+
+def test_auto_without_a_launcher_is_refused(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("SHARD", "batch"))
+    process = _start(tmp_path / "c.toml", tmp_path / "out", 1, "--processes", "auto")
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 2, said
+    assert "--processes: got auto outside Slurm and Open MPI" in said
+
+
 def test_unlike_data_is_refused_on_every_process(tmp_path):
     """The same configuration, but each process finds other pictures at the same relative path."""
     config = tmp_path / "c.toml"

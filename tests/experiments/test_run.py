@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from learnlag_jax import InputError, SolveError
@@ -164,6 +165,32 @@ def test_stopping_anywhere_and_going_on_is_the_undisturbed_run(compiled, undistu
         with pytest.raises(run.Interrupted, match=f"stopped after step {stop_at}, saved"):
             tiny.train(out, compiled, stop=lambda seen=seen, k=stop_at: seen.append(1) or len(seen) >= k)
         assert tiny.same_bits(tiny.train(out, compiled), undisturbed)
+
+
+def test_the_clock_goes_on_where_it_stopped(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.time, "perf_counter", itertools.count().__next__)  # one second from pause to pause
+    with pytest.raises(run.Interrupted):
+        tiny.train(tmp_path, compiled, stop=iter([False] * 16 + [True] * 9).__next__)
+    curve = tiny.train(tmp_path, compiled).curve
+    assert curve.seconds.tolist() == [
+        0,
+        5,
+        11,
+        16,
+    ]  # a pause every two steps, to save, and one more at the stop, step 17
+    assert float(curve.spent) == 16
+
+
+def test_an_overflowing_state_is_a_bad_step(tmp_path):
+    """A gradient of 1e30 is finite and its square is not: Adam would stand still for ever and look well."""
+    huge = tiny.TASK._replace(loss=lambda p, b, k: tiny.loss(p, b, k) * jnp.float32(1e30))
+    with pytest.raises(SolveError, match="4 steps in a row"):
+        tiny.train(tmp_path, tiny.program(huge, devices=jax.devices()[:1]), huge)
+    endless = lambda settings: optax.chain(
+        tiny.make(settings), optax.contrib.reduce_on_plateau()
+    )  # begins with infinity
+    compiled = program.compile_program(tiny.TASK, endless, tiny.SETTINGS, devices=jax.devices()[:1])
+    assert int(tiny.train(tmp_path / "b", compiled).carry.skipped) == 0
 
 
 def test_damage_falls_back_loudly_and_ends_the_same(compiled, undisturbed, tmp_path):

@@ -9,6 +9,7 @@ The residual is that of `fisher.audit`; live it comes from `live.watch_stationar
 import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ TERMS = ("relative", "unexplained", "drift", "correction", "learning_rate")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `learnlag audit`."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="RUN.npz or CONFIG.toml")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="RUN.npz, written as docs/compare.md shows, or CONFIG.toml"
+    )
     parser.add_argument("--out", type=Path, default=Path("audit"), metavar="DIR", help="default: audit")
     add = lambda name, default, what: parser.add_argument(name, type=float, default=default, metavar="X", help=what)
     add("--learning-rate", None, "eta of a recorded run; default: the one that explains it best")
@@ -51,11 +54,18 @@ def audit(arguments: argparse.Namespace) -> int:
         InputError, ConfigError, RunDirError.
     """
     metric = _metric(arguments)
+    known = arguments.file.suffix in (".npz", ".toml")
+    checks.require(known, "FILE", arguments.file.name, "RUN.npz or CONFIG.toml", "see learnlag audit --help")
     if arguments.file.suffix == ".npz":
         found, inputs = {"recorded run": _recorded(arguments, metric)}, []
     else:
         found, inputs = _live(arguments, metric)
     table = _table(found)
+    for name in (name for name, x in found.items() if not math.isfinite(x["relative"])):
+        print(
+            f"learnlag: {name}: the parameters did not move, or not finitely: there is nothing to explain",
+            file=sys.stderr,
+        )
     with report.output_directory(arguments.out) as stage:
         _write(stage, found, table, metric, inputs)
     _show(table, arguments.out)
@@ -66,7 +76,7 @@ def _metric(arguments: argparse.Namespace) -> dict[str, Any]:
     def within(name: str, low: float, high: float):
         value = getattr(arguments, name)
         ok = value is None or (math.isfinite(value) and low <= value <= high)
-        checks.require(ok, f"--{name}", value, f"{low:g} to {high:g}", "see learnlag audit --help")
+        checks.require(ok, f"--{name}", value, f"{low:g} to {high:.9g}", "see learnlag audit --help")
         return value
 
     bounds = {"b1": (0, 1 - 1e-9), "b2": (0, 1 - 1e-9), "eps": (0, 1), "exponent": (-2, 2), "stride": (1, 10**9)}

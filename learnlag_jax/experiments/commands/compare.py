@@ -38,7 +38,7 @@ def compare(arguments: argparse.Namespace) -> int:
     """Run what is missing and write what all of it says.
 
     Returns:
-        0; 3 if an optimiser diverged in every trial of a workload (the page is written and shows it); 75 if stopped.
+        0; 3 if an optimiser was lost (diverged, or its error is no number) in every trial of a workload (the page is written and shows it); 75 if stopped.
 
     Raises:
         ConfigError, InputError, ModuleNotFoundError, RunDirError: before anything is computed.
@@ -58,9 +58,11 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def _say(comparison: Comparison) -> int:
     names = lambda found: ", ".join(x.label for x in found)
-    steps = comparison.options["steps"]
+    steps, measured = comparison.options["steps"], " ".join(map(str, comparison.measured))
+    chooses = "" if comparison.tuning is None else f"seed {comparison.tuning} chooses each point and "
     print(
-        f"{names(comparison.optimisers)} on {names(comparison.workloads)}: at most {comparison.trials} trials of {steps} steps"
+        f"{names(comparison.optimisers)} on {names(comparison.workloads)}: at most {comparison.trials} trials of {steps} steps; "
+        f"{chooses}seed{'s' * (len(comparison.measured) > 1)} {measured} measure"
     )
     return 0
 
@@ -79,17 +81,17 @@ def _run(comparison: Comparison, out: Path, group: processes.Group) -> int:
         if not group.first:
             return 0
         entries = enter(comparison, [result for result, measured in found if measured])
-        tuned = [result for result, _ in found if len(_points(comparison, result)) > 1]
+        first = comparison.options["seeds"][0]  # the other seeds measure, and no grid is of theirs
+        tuned = [r for r, _ in found if r.seed == first and len(_points(comparison, r)) > 1]
         with report.output_directory(out) as stage:
             tables = write(stage, comparison, entries, tuned, inputs, units)
     show(tables[0], out)
-    lost = [e for e in entries if all(r.status == "diverged" for r in e.results)]
-    for entry in lost:
-        print(
-            f"learnlag: {entry.optimiser} diverged in every trial of {entry.workload}; lower its learning rate",
-            file=sys.stderr,
-        )
-    return 3 if lost else 0
+    fallen = [e for e in entries if all(map(kept.lost, e.results))]
+    for entry in fallen:
+        how = "diverged" if any(r.status == "diverged" for r in entry.results) else "ended without a finite error"
+        remedy = "lower its learning rate, or look at the workload's evaluate"
+        print(f"learnlag: {entry.optimiser} {how} in every trial of {entry.workload}; {remedy}", file=sys.stderr)
+    return 3 if fallen else 0
 
 
 @contextlib.contextmanager
@@ -99,6 +101,7 @@ def _held(out: Path, group: processes.Group) -> Iterator[None]:
         refusal = None
         if group.first:
             try:
+                _refuse_foreign(out)
                 stack.enter_context(rundir.lock(out))
                 rundir.refuse_links(out)
                 for place in (out / "trials").glob("*"):
@@ -108,6 +111,16 @@ def _held(out: Path, group: processes.Group) -> Iterator[None]:
         if not processes.agree(refusal is None):
             raise refusal or checks.InputError(f"--out: process 0 cannot use {out}; see what it says")
         yield
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Another program's directory, or a report's: its files would be mixed with ours, or replaced."""
+    held = sorted(x.name for x in out.iterdir() if not x.name.startswith(".")) if out.is_dir() else []
+    ours = set(held) <= {"lock"} or "trials" in held
+    if not ours:
+        raise checks.RunDirError(
+            f"--out: got {out}, which holds {held[0]}; expected an empty directory or one of an earlier comparison; choose another"
+        )
 
 
 def _points(comparison: Comparison, result: kept.Result):

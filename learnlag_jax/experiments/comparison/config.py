@@ -112,12 +112,14 @@ def values(source: Source, name: str, index: int, found: Mapping[str, Any], keys
     return {key: _value(source, name, index, key, found.get(key, rule.default), rule) for key, rule in keys.items()}
 
 
-def choose(source: Source, name: str, index: int, found: Mapping[str, Any], known: Sequence[str]) -> str:
-    """The `name` of one table of an array: one of `known`."""
+def choose(
+    source: Source, name: str, index: int, found: Mapping[str, Any], known: Sequence[str], otherwise: str = ""
+) -> str:
+    """The `name` of one table of an array: one of `known`; `otherwise` tells what else there may be."""
     given = {key: value for key, value in found.items() if key == "name"}
     chosen = values(source, name, index, given, {"name": Key(str)})["name"]
     if chosen not in known:
-        raise source.refuse(name, index, "name", show(chosen), nearest(chosen, known))
+        raise source.refuse(name, index, "name", show(chosen), " ".join([nearest(chosen, known), otherwise]).strip())
     return chosen
 
 
@@ -125,9 +127,11 @@ def _value(source: Source, name: str, index: int, key: str, got: Any, rule: Key)
     if got is rule.default:
         return got
     items = got if rule.many and isinstance(got, list) else [got]
-    if not items or not all(_fits(x, rule) for x in items) or len({repr(x) for x in items}) < len(items):
+    if not items or not all(_fits(x, rule) for x in items):
         raise source.refuse(name, index, key, show(got), _expected(rule))
     cast = [float(x) if rule.kind is float else x for x in items]
+    if len(set(cast)) < len(cast):  # 1 and 1.0 are one rate
+        raise source.refuse(name, index, key, show(got), _expected(rule))
     return tuple(cast) if rule.many else cast[0]
 
 
@@ -202,7 +206,11 @@ def options(function: Callable, skip: tuple[str, ...] = (), *, many: bool = Fals
     for name, parameter in inspect.signature(function).parameters.items():
         default = parameter.default
         kind = float if default is None else type(default)
-        if name not in skip and kind in (bool, int, float, str):
+        note = str(parameter.annotation)  # None may stand for a mask or a dtype: no number
+        other = (
+            default is None and parameter.annotation is not parameter.empty and not re.search("float|int|Scalar", note)
+        )
+        if name not in skip and kind in (bool, int, float, str) and not other:
             rules[name] = Key(kind, default, many=many and kind in (int, float))
     return rules
 

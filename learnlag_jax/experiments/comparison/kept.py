@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,20 @@ class Result(NamedTuple):
     parameters: int
     state_bytes: int
     audit: dict[str, Any] | None
+
+
+def first_crossing(result: Result, target: float, clock: Sequence[float]) -> float:
+    """The entry of `clock` at the first evaluation at or below the target; infinite if there is none.
+
+    An error of minus infinity is a fault and reaches nothing.
+    """
+    reached = lambda e: math.isfinite(e) and e <= target
+    return next((float(t) for t, e in zip(clock, result.errors, strict=True) if reached(e)), math.inf)
+
+
+def lost(result: Result) -> bool:
+    """A trial that diverged, or whose last error is no number."""
+    return result.status == "diverged" or not math.isfinite(result.errors[-1])
 
 
 def save(path: Path, result: Result) -> None:

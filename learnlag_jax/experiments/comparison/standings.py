@@ -2,7 +2,7 @@
 
     T(target) = the first evaluated step with error <= target; a trial that never gets there stays in as a lower bound
 
-Medians, means and intervals are those of `fermat.learning_time_summary`, scores of `fermat.performance_profile`. Steps decide,
+The median is Kaplan and Meier's: the first step by which half of the trials have got there. Medians, means and intervals are those of `fermat.learning_time_summary`, scores of `fermat.performance_profile`. Steps decide,
 for they are the same on every machine; seconds stand in a table of their own. Comes from: `trials`. Goes to: `compare`.
 """
 
@@ -17,9 +17,10 @@ import numpy as np
 
 from learnlag_jax import fermat
 from learnlag_jax.experiments.claims import Table
-from learnlag_jax.experiments.comparison.kept import Result
+from learnlag_jax.experiments.comparison.kept import Result, first_crossing, lost
 
 R_MAX = 4.0
+BOUND = {(False, False): "", (True, False): ">= ", (False, True): "<= ", (True, True): "about "}
 
 
 class Entry(NamedTuple):
@@ -33,7 +34,10 @@ class Entry(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """An entry's times to one target; `None` in `ratio` for the first optimiser of the configuration."""
+    """An entry's times to one target; `None` in `ratio` for the first optimiser of the configuration.
+
+    `bound`: what the ratio is where trials did not get there: ">= " (its own), "<= " (the reference's) or "about " (both).
+    """
 
     entry: Entry
     target: float
@@ -41,11 +45,7 @@ class Standing(NamedTuple):
     seconds: tuple[float, ...]
     summary: fermat.Summary
     ratio: fermat.Ratio | None
-
-
-def first_crossing(result: Result, target: float, clock: Sequence[float]) -> float:
-    """The entry of `clock` at the first evaluation at or below the target; infinite if there is none."""
-    return next((float(t) for t, e in zip(clock, result.errors, strict=True) if e <= target), math.inf)
+    bound: str = ""
 
 
 def stand(entries: Sequence[Entry], budget: int) -> list[Standing]:
@@ -60,7 +60,8 @@ def stand(entries: Sequence[Entry], budget: int) -> list[Standing]:
                 apart = entry is not reference and len(times) == len(others)
                 ratio = fermat.learning_time_ratio(*_arrays(times), *_arrays(others), float(budget)) if apart else None
                 seconds = tuple(first_crossing(r, target, r.seconds) for r in entry.results)
-                found.append(Standing(entry, target, times, seconds, jax.tree.map(np.asarray, summary), ratio))
+                bound = BOUND[math.inf in times, math.inf in others]
+                found.append(Standing(entry, target, times, seconds, jax.tree.map(np.asarray, summary), ratio, bound))
     return found
 
 
@@ -112,32 +113,39 @@ def times_table(standings: Sequence[Standing], budget: int) -> Table:
     """Times in steps: the same on every machine of a kind, killed or not."""
 
     def row(s: Standing):
-        ratio = f"{float(s.ratio.value):.3g} [{_span(s.ratio.interval)}]" if s.ratio else "reference"
-        mean = f"{float(s.summary.restricted_mean):.5g} [{_span(s.summary.restricted_mean_interval)}]"
+        several, missed = len(s.times) > 1, math.inf in s.times
+        within = lambda ends: f" [{' to '.join(f'{float(x):.4g}' for x in ends)}]" if several else ""
+        ratio = f"{s.bound}{float(s.ratio.value):.4g}{within(s.ratio.interval)}" if s.ratio else "reference"
+        mean = f"{'>= ' * missed}{float(s.summary.restricted_mean):.4g}{within(s.summary.restricted_mean_interval)}"
         count = f"{sum(map(math.isfinite, s.times))} of {len(s.times)}"
-        median = f"{_steps(s.summary.median)} [{_span(s.summary.median_interval)}]"
+        median = _median(s, budget) if several else _steps(s.summary.median)
         return s.entry.workload, f"{s.target:g}", s.entry.optimiser, s.entry.point, count, median, mean, ratio
 
     caption = (
-        f"Steps to target: median and mean of min(T, {budget}) over seeds, 95 % bootstrap intervals. Ratio: of the means to the "
-        "first optimiser, seed by seed; below 1 is faster"
+        f"Steps to target. Median: the first by which half of the seeds had reached it. Mean: of min(T, {budget}), so '>=' where "
+        "seeds did not reach it. Ratio: of the means to the first optimiser, seed by seed; below 1 is faster. 95 % bootstrap "
+        "intervals; a single seed has none"
     )
     header = ("workload", "target", "optimiser", "point", "reached", "median", "mean", "ratio")
     return Table(caption, header, tuple(row(s) for s in standings))
 
 
 def _steps(x) -> str:
-    return "not reached" if not math.isfinite(x) else f"{float(x):.5g}"
+    return "not reached" if not math.isfinite(x) else f"{float(x):.4g}"
 
 
-def _span(ends) -> str:
-    return " to ".join("more" if not math.isfinite(x) else f"{float(x):.4g}" for x in ends)
+def _median(s: Standing, budget: int) -> str:
+    """The median with its interval; what lies beyond the budget is not known."""
+    beyond = lambda x: not math.isfinite(x) or (x >= budget and budget not in s.times)
+    ends = [f"over {budget}" if beyond(x) else f"{float(x):.4g}" for x in s.summary.median_interval]
+    told = "" if all(map(beyond, s.summary.median_interval)) else f" [{' to '.join(ends)}]"
+    return _steps(s.summary.median) + told
 
 
 def _errors(entries: Sequence[Entry]) -> Table:
     def row(e: Entry):
         last = [r.errors[-1] for r in e.results]
-        diverged = sum(r.status == "diverged" for r in e.results)
+        diverged = sum(map(lost, e.results))
         middle = statistics.median(last) if all(map(math.isfinite, last)) else math.nan
         skipped = sum(r.skipped for r in e.results)
         return e.workload, e.optimiser, len(last), middle, min(last), max(last), skipped, diverged
@@ -150,7 +158,7 @@ def _speeds(standings: Sequence[Standing], entries: Sequence[Entry]) -> Table:
     def row(e: Entry):
         speed = statistics.median(len(r.losses) / r.spent if r.spent else math.nan for r in e.results)
         hardest = next((s for s in standings if s.entry is e and s.target == min(e.targets)), None)
-        seconds = statistics.median(hardest.seconds) if hardest else math.nan
+        seconds = statistics.median_low(hardest.seconds) if hardest else math.nan
         r = e.results[0]
         told = f"{seconds:.3g}" if math.isfinite(seconds) else "not reached"
         return e.workload, e.optimiser, speed, told, r.state_bytes, r.parameters

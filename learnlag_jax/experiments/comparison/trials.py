@@ -22,6 +22,7 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.experiments.comparison import config, kept, optimisers, progress, workloads
+from learnlag_jax.experiments.comparison.behaviour import behaviour
 from learnlag_jax.experiments.comparison.config import Key
 from learnlag_jax.experiments.comparison.optimisers import Optimiser, Point
 from learnlag_jax.experiments.runs import checkpoint, live, processes, program, run
@@ -38,7 +39,7 @@ RUN = {
     "keep_checkpoints": Key(bool, False),
 }
 METRIC = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "exponent": -0.5, "stride": None}  # of the learning Lagrangian
-PACKAGES = ("learnlag_jax", "jax", "jaxlib", "optax", "numpy")
+PACKAGES = ("learnlag_jax", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Comparison(NamedTuple):
@@ -96,6 +97,8 @@ def read(path: Path) -> Comparison:
     config.only(source, ("run", "workload", "optimiser"))
     options = config.table(source, "run", RUN)
     options["audit"] = dict(METRIC) if options["audit"] else None
+    if options["evaluate"] > options["steps"]:
+        raise source.refuse("run", 0, "evaluate", str(options["evaluate"]), f"at most the {options['steps']} steps")
     comparison = Comparison(
         options, workloads.read(source, options["batch"]), optimisers.read(source, options["steps"])
     )
@@ -135,11 +138,12 @@ def run_all(
     for choice in comparison.workloads:
         runner.group.beat(processes.BUSY)
         workload = choice.make()
-        processes.same(f"the data of workload {choice.label}", workload.data.sha256)
+        code = behaviour(choice.label, workload.task)
+        processes.same(f"the data of workload {choice.label}", workload.data.sha256 + code)
         inputs.append(workload.data)
         units[choice.label] = workload.unit
         for optimiser in comparison.optimisers:
-            one = functools.partial(_one, comparison, runner, choice, workload, optimiser, {})
+            one = functools.partial(_one, comparison, runner, choice, workload, code, optimiser, {})
             several = len(optimiser.points) > 1
             alone = several and comparison.tuning is None  # one seed chooses and measures
             tried = [one(point, comparison.options["seeds"][0]) for point in optimiser.points] if several else []
@@ -152,24 +156,27 @@ def run_all(
 
 
 def choose(results: Sequence[kept.Result], targets: Sequence[float]) -> int:
-    """The point that reaches the hardest target first; ties go to the next target, then to the lowest last error."""
+    """The point that reaches the hardest target first; ties go to the next target, then to the lowest last error.
+
+    Points whose trial was lost come after all others.
+    """
 
     def rank(result: kept.Result):
-        times = [
-            next((k for k, e in zip(result.at, result.errors, strict=True) if e <= t), math.inf)
-            for t in sorted(targets)
-        ]
-        return *times, result.errors[-1] if math.isfinite(result.errors[-1]) else math.inf
+        times = [kept.first_crossing(result, target, result.at) for target in sorted(targets)]
+        return kept.lost(result), *times, result.errors[-1] if math.isfinite(result.errors[-1]) else math.inf
 
     return min(range(len(results)), key=lambda i: rank(results[i]))
 
 
-def _one(comparison, runner: Runner, choice, workload, optimiser: Optimiser, compiled: dict, point: Point, seed: int):
+def _one(
+    comparison, runner: Runner, choice, workload, code: str, optimiser: Optimiser, compiled: dict, point, seed: int
+):
     """One trial: kept, gone on with, or begun."""
     options = {key: comparison.options[key] for key in ("steps", "evaluate", "patience", "shard", "audit")}
     identity = {
         "workload": choice.kind,
         "data": workload.data.sha256,
+        "code": code,
         "optimiser": point.kind,
         "settings": json.dumps(point.settings, sort_keys=True),
         "seed": str(seed),

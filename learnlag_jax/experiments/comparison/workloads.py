@@ -23,6 +23,7 @@ from learnlag_jax import checks
 from learnlag_jax.experiments import data
 from learnlag_jax.experiments.claims import Dataset
 from learnlag_jax.experiments.comparison import config
+from learnlag_jax.experiments.comparison.behaviour import told
 from learnlag_jax.experiments.comparison.config import Key
 from learnlag_jax.experiments.language import models
 from learnlag_jax.experiments.runs import program
@@ -166,10 +167,11 @@ def read(source: config.Source, batch: int) -> list[Choice]:
     chosen: list[Choice] = []
     for index, found in enumerate(config.array(source, "workload")):
         installed = {} if found.get("name") in tuple(OURS) else _installed()
-        name = config.choose(source, "workload", index, found, (*OURS, *installed))
+        name = config.choose(source, "workload", index, found, (*OURS, *installed), f"or an entry point of {GROUP}")
         function = OURS[name] if name in OURS else _load(installed[name])
         own = config.options(function, skip=("batch",))
         own |= {key: rule for key, rule in MEASURES.items() if key in own and name in OURS}
+        own |= {key: rule._replace(low=1) for key, rule in own.items() if rule.kind is int and name in OURS}
         values = config.values(source, "workload", index, found, COMMON | own)
         label = config.label(source, "workload", index, values["label"], name, [x.label for x in chosen])
         given = {key: values[key] for key in own}
@@ -194,7 +196,12 @@ def _load(point: importlib.metadata.EntryPoint) -> Callable[..., Workload]:
 
 
 def _made(name: str, function: Callable[..., Workload], batch: int, given: dict[str, Any]) -> Workload:
-    made = function(batch, **given)
+    try:
+        made = function(batch, **given)
+    except (checks.InputError, ModuleNotFoundError):  # ours, in one line already
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise told(f"workload {name}", error) from error
     got = type(made).__name__
     checks.require(isinstance(made, Workload), f"workload {name}", got, "a workloads.Workload", "return one")
     return made

@@ -176,6 +176,11 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
     try:
         jax.distributed.initialize(**stated, **limits)
     except (RuntimeError, ValueError) as error:
+        if arguments.processes == "auto" and "should be defined" in str(error):
+            raise checks.ConfigError(
+                "--processes: got auto outside Slurm and Open MPI; expected a launcher that JAX knows; give --processes N --process I "
+                "--coordinator HOST:PORT"
+            ) from None
         os._exit(lost(f"cannot join the other processes ({' '.join(str(error).split())[:200]})"))
     agreed = checks.ConfigError, checks.InputError, checks.SolveError, checks.CheckpointError, Interrupted
     try:

@@ -2,7 +2,7 @@
 
     carry = (params, optimiser state, key, step, skipped, in_a_row)        carry', report = advance(carry, batch, stop, settings)
 
-A step with a non-finite loss, gradient or update leaves parameters and optimiser state untouched and is counted.
+A step with a non-finite loss, gradient or update, or one that overflows the optimiser's state, leaves parameters and optimiser state untouched and is counted.
 Comes from: `Task`. Goes to: `run`, which adds the host: saving and signals.
 """
 
@@ -87,7 +87,7 @@ def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carr
         extra = {"value": loss, "grad": gradient, "value_fn": value_at}
         updates, state = optimiser.update(gradient, carry.state, carry.params, **extra)
         params = optax.apply_updates(carry.params, updates)
-        good = jnp.isfinite(loss) & trees.all_finite(gradient) & trees.all_finite(params)
+        good = jnp.isfinite(loss) & trees.all_finite((gradient, params, _overflow(state, carry.state)))
         kept = jax.tree.map(lambda new, old: _choose(good, new, old), (params, state), (carry.params, carry.state))
         in_a_row = jnp.where(good, jnp.int32(0), carry.in_a_row + jnp.int32(1))
         skipped = carry.skipped + jnp.where(good, jnp.int32(0), jnp.int32(1))
@@ -95,6 +95,14 @@ def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carr
         return Carry(kept[0], kept[1], carry.key, carry.step + jnp.int32(1), skipped, in_a_row), report
 
     return advance
+
+
+def _overflow(new: PyTree, old: PyTree) -> list[Array]:
+    """NaN where a finite entry of the optimiser's state became none; some begin with infinity, and may."""
+    real = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    lost = lambda x, y: jnp.where(jnp.isfinite(x) | ~jnp.isfinite(y), 0.0, jnp.nan)
+    return [lost(jnp.asarray(x), y) for x, y in pairs if real(y)]
 
 
 def _choose(good, new, old):
