@@ -114,7 +114,7 @@ def toolbox_solver(arrays, discount: float) -> Callable | None:
     P = [csr_matrix((probability[:, a].ravel(), (rows, successor[:, a].ravel())), shape=(S, S)) for a in range(A)]
 
     def run():
-        solver = PolicyIterationModified(P, R, discount, epsilon=GAP, max_iter=10**5, skip_check=True)
+        solver = PolicyIterationModified(P, R, discount, epsilon=GAP, max_iter=10**5)  # its checks included
         solver.run()
         return np.asarray(solver.V)
 
