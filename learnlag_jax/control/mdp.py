@@ -126,7 +126,7 @@ def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MD
     """A Markov decision process from lists of successors: memory and time grow with the transitions that exist.
 
     Args:
-        successor: [S, A, K] integers in 0 .. S - 1; unused entries may hold any state.
+        successor: [S, A, K] integers in 0 .. S - 1; unused entries may hold any state. Equal ones of a state and action are merged.
         probability: [S, A, K]; unused entries 0; rows sum to one.
         R: [S, A] expected rewards; -inf marks an action that is not available.
         discount: in [0, 1); 1 only where every row ends with positive chance.
@@ -161,7 +161,28 @@ def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MD
         got = "" if not len(bad) else f"{index[tuple(bad[0])]} at (state, action, entry) {tuple(map(int, bad[0]))}"
         checks.require(not len(bad), "successor", got, f"states 0 .. {len(R) - 1}", "give every successor a state")
     check_numbers(probability, R, ends)
-    return _built(R, Sparse(jnp.asarray(successor, jnp.int32), probability), discount)
+    successor = jnp.asarray(successor, jnp.int32)
+    if not checks.is_traced(successor, probability):
+        successor, probability = _merged(successor, probability)
+    return _built(R, Sparse(successor, probability), discount)
+
+
+def _merged(successor: Array, probability: Array) -> tuple[Array, Array]:
+    """Equal successors of a state and action as one and unused entries left out, if that makes the longest list shorter."""
+    p = np.asarray(probability)
+    shape, last = p.shape, np.int32(p.shape[0])
+    key = np.where(p > 0, np.asarray(successor), last)  # what is not used comes last
+    order = np.argsort(key, -1, kind="stable")
+    key, p = np.take_along_axis(key, order, -1), np.take_along_axis(p, order, -1)
+    place = np.cumsum(np.diff(key, axis=-1, prepend=key[..., :1]) > 0, -1)
+    longest = max(1, int(np.max(np.where(key < last, place + 1, 0), initial=0)))
+    if longest == shape[-1]:
+        return successor, probability
+    flat = (place + shape[-1] * np.arange(place[..., 0].size).reshape(*shape[:-1], 1)).ravel()
+    total = np.bincount(flat, p.ravel(), p.size).reshape(shape)[..., :longest]
+    named = np.zeros(p.size, np.int32)
+    named[flat] = np.where(key < last, key, 0).ravel()
+    return jnp.asarray(named.reshape(shape)[..., :longest]), jnp.asarray(total, probability.dtype)
 
 
 def common_dtype(P, R, discount):

@@ -150,6 +150,36 @@ def test_undiscounted_is_fine_where_every_row_ends(float64):
     assert jnp.max(high - low) < 1e-9
 
 
+@hypothesis.given(st.integers(0, 10**6))
+def test_equal_successors_are_merged_and_the_process_is_the_same(seed):
+    draw = np.random.default_rng(seed)
+    S, A, K = draw.integers(1, 5), draw.integers(1, 4), draw.integers(1, 9)
+    successor = draw.integers(0, S, (S, A, K))
+    probability = draw.dirichlet(np.ones(K), (S, A)) * (draw.random((S, A, K)) < 0.7)
+    probability[..., 0] += 1 - probability.sum(-1)
+    held = mdp_sparse(successor, probability, np.zeros((S, A)), 0.9).transition
+    matrix = lambda successor, probability: np.stack(
+        [
+            [np.bincount(s, p, S) for s, p in zip(*rows, strict=True)]
+            for rows in zip(successor, probability, strict=True)
+        ]
+    )
+    wanted = matrix(successor, probability)
+    np.testing.assert_allclose(matrix(np.asarray(held.successor), np.asarray(held.probability)), wanted, atol=1e-15)
+    assert held.successor.shape[-1] == max(1, int((wanted > 0).sum(-1).max()))
+    assert set(np.unique(held.successor)) <= set(range(S))
+
+
+def test_lists_that_cannot_be_shorter_are_kept_as_given(float64):
+    successor = np.array([[[1, 0, 0]], [[1, 0, 2]], [[2, 2, 1]]])
+    probability = np.array([[[0.5, 0.5, 0.0]], [[0.2, 0.3, 0.5]], [[0.2, 0.2, 0.6]]])
+    held = mdp_sparse(successor, probability, np.zeros((3, 1)), 0.9).transition
+    np.testing.assert_array_equal(held.successor, successor)
+    np.testing.assert_array_equal(held.probability, probability)
+    traced = jax.jit(lambda p: mdp_sparse(successor[:1] * 0, p, jnp.zeros((1, 1)), 0.9).transition.probability)
+    assert traced(jnp.full((1, 1, 3), 1 / 3)).shape == (1, 1, 3)  # a shape cannot depend on values that are traced
+
+
 def test_successors_and_shapes_are_checked():
     successor, probability, R = garnet_arrays(S, A, K)
     wrong = successor.copy()
