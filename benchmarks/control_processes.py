@@ -6,9 +6,11 @@ itself; its own clock around `solve` is reported.
 """
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import jax
 
@@ -162,42 +164,54 @@ def mdpsolver_rows(
     return rows
 
 
-def processes(quick: bool, rounds: int, scratch: str) -> list[Row]:
-    size = 1000 if quick else 10_000
-    tasks = {
-        f"garnet {size} x 10 x 10, .99": (garnet(size, 10, 10), 0.99),
-        f"garnet {size} x 10 x 10, .999": (garnet(size, 10, 10), 0.999),
-        f"forest {size}, .99": (forest(size), 0.99),
-        "perishable inventory 13^3 x 13 x 25, .99": (inventory(), 0.99),
-        "FrozenLake 8 x 8, .9999": (lake(), 0.9999),
-        f"pendulum grid {40 if quick else 200}^2, .99": (pendulum_grid(40 if quick else 200, 0.99), 0.99),
+def tasks(quick: bool) -> dict[str, Callable]:
+    """Arrays and discount of every process, made when asked for."""
+    size, side = (1000, 40) if quick else (10_000, 200)
+    return {
+        f"garnet {size} x 10 x 10, .99": lambda: (garnet(size, 10, 10), 0.99),
+        f"garnet {size} x 10 x 10, .999": lambda: (garnet(size, 10, 10), 0.999),
+        f"forest {size}, .99": lambda: (forest(size), 0.99),
+        "perishable inventory 13^3 x 13 x 25, .99": lambda: (inventory(), 0.99),
+        "FrozenLake 8 x 8, .9999": lambda: (lake(), 0.9999),
+        f"pendulum grid {side}^2, .99": lambda: (pendulum_grid(side, 0.99), 0.99),
     }
+
+
+def processes(quick: bool, rounds: int, scratch: str) -> list[Row]:
+    """Each process in a child of its own: what one leaves in the allocator costs the next up to half of its speed."""
     rows = []
-    for group, (arrays, discount) in tasks.items():
-        mdp = control.mdp_sparse(*arrays, discount)
-        exact = np.asarray(control.solve_mdp(mdp, tol=1e-10).value)
-
-        def note(v, exact=exact):
-            return f"error {np.abs(np.asarray(v) - exact).max():.0e}"
-
-        contenders = []
-        for method in ("auto", "modified_policy_iteration", "krylov", "value_iteration", "gauss_seidel"):
-            swept = method in ("value_iteration", "gauss_seidel")
-            if swept and "pendulum" in group and not quick or method == "gauss_seidel" and "Lake" not in group:
-                continue
-            answer = control.solve_mdp(mdp, method=method, tol=GAP)
-            work = f"{int(answer.steps)} sweeps of T, {int(answer.sweeps)} of T_pi, gap {float(jnp.max(answer.upper - answer.lower)):.0e}"
-            run = lambda mdp, method=method: control.solve_mdp(mdp, method=method, tol=GAP).value
-            contenders.append(Contender(f"ours {method}", run, (mdp,), note=f"{note(answer.value)}, {work}"))
-        for method in ("modified_policy_iteration", "value_iteration", "policy_iteration"):
-            run = quantecon_solver(arrays, discount, method)
-            slow = method == "policy_iteration" and (len(exact) > 2001 or "garnet" in group)
-            slow |= method == "value_iteration" and (len(exact) > 3000 or discount > 0.995)
-            if run is not None and not slow:
-                contenders.append(Contender(f"quantecon {method}", run, jit=False, note=note(run())))
-        run = toolbox_solver(arrays, discount)
-        if run is not None and len(exact) < 3000:
-            contenders.append(Contender("pymdptoolbox modified", run, jit=False, note=note(run())))
-        done = compare(group, contenders, rounds=rounds)
-        rows += done + mdpsolver_rows(group, arrays, discount, exact, done[0].median, min(rounds, 5), scratch)
+    for group in tasks(quick):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+            rows += child.submit(_contest, group, quick, rounds, scratch).result()
     return rows
+
+
+def _contest(group: str, quick: bool, rounds: int, scratch: str) -> list[Row]:
+    """One process, ours and the peers interleaved."""
+    arrays, discount = tasks(quick)[group]()
+    mdp = control.mdp_sparse(*arrays, discount)
+    exact = np.asarray(control.solve_mdp(mdp, tol=1e-10).value)
+
+    def note(v, exact=exact):
+        return f"error {np.abs(np.asarray(v) - exact).max():.0e}"
+
+    contenders = []
+    for method in ("auto", "modified_policy_iteration", "krylov", "value_iteration", "gauss_seidel"):
+        swept = method in ("value_iteration", "gauss_seidel")
+        if swept and "pendulum" in group and not quick or method == "gauss_seidel" and "Lake" not in group:
+            continue
+        answer = control.solve_mdp(mdp, method=method, tol=GAP)
+        work = f"{int(answer.steps)} sweeps of T, {int(answer.sweeps)} of T_pi, gap {float(jnp.max(answer.upper - answer.lower)):.0e}"
+        run = lambda mdp, method=method: control.solve_mdp(mdp, method=method, tol=GAP).value
+        contenders.append(Contender(f"ours {method}", run, (mdp,), note=f"{note(answer.value)}, {work}"))
+    for method in ("modified_policy_iteration", "value_iteration", "policy_iteration"):
+        run = quantecon_solver(arrays, discount, method)
+        slow = method == "policy_iteration" and (len(exact) > 2001 or "garnet" in group)
+        slow |= method == "value_iteration" and (len(exact) > 3000 or discount > 0.995)
+        if run is not None and not slow:
+            contenders.append(Contender(f"quantecon {method}", run, jit=False, note=note(run())))
+    run = toolbox_solver(arrays, discount)
+    if run is not None and len(exact) < 3000:
+        contenders.append(Contender("pymdptoolbox modified", run, jit=False, note=note(run())))
+    done = compare(group, contenders, rounds=rounds)
+    return done + mdpsolver_rows(group, arrays, discount, exact, done[0].median, min(rounds, 5), scratch)

@@ -172,9 +172,9 @@ def _spread(x: Array) -> Array:
 
 
 def _modified(mdp: MDP, it: _Iterate) -> _Iterate:
-    """Sweeps of T_pi from T v, until their increments are ten times flatter than those of T."""
+    """Sweeps of T_pi from T v, until their increments are a hundred times flatter than those of T."""
     reward, carry_over = under(mdp, it.policy)
-    goal = _spread(it.Tv - it.v) / 10
+    goal = _spread(it.Tv - it.v) / 100
 
     def rough(carry):
         return (carry[1] > goal) & (carry[2] < SWEEPS)
