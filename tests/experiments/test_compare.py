@@ -217,6 +217,8 @@ def test_check_says_which_seed_does_what(tmp_path, installed, capsys):
     (tmp_path / "c.toml").write_text(CONFIG.replace("evaluate = 5", "evaluate = 21"))
     assert cli.run(["compare", str(tmp_path / "c.toml"), "--check"]) == 2
     assert "run.evaluate: got 21; expected at most the 20 steps" in capsys.readouterr().err
+    (tmp_path / "c.toml").write_text(CONFIG.replace("evaluate = 5\n", ""))
+    assert trials.read(tmp_path / "c.toml").options["evaluate"] == 20  # the default of 25 gives way
 
 
 def test_a_schedule_is_no_fault_of_a_stationary_run(tmp_path, installed):
@@ -463,6 +465,7 @@ def test_three_optimisers_on_every_workload(tmp_path, name, monkeypatch):
     text = (
         BIG.replace('name = "digits"\nhidden = 8', f'name = "{name}"')
         .replace("steps = 300", "steps = 30")
+        .replace("evaluate = 50", "evaluate = 10")
         .replace("targets = [1.0]", "targets = [4.0]")
     )
     record = json.loads((_run(tmp_path, text) / "results.json").read_text())

@@ -97,6 +97,8 @@ def read(path: Path) -> Comparison:
     config.only(source, ("run", "workload", "optimiser"))
     options = config.table(source, "run", RUN)
     options["audit"] = dict(METRIC) if options["audit"] else None
+    if "evaluate" not in source.tables.get("run", {}):
+        options["evaluate"] = min(options["evaluate"], options["steps"])
     if options["evaluate"] > options["steps"]:
         raise source.refuse("run", 0, "evaluate", str(options["evaluate"]), f"at most the {options['steps']} steps")
     comparison = Comparison(
