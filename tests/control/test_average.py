@@ -73,7 +73,7 @@ def test_receding_horizon_follows_a_disturbed_pendulum_with_one_trace(float64):
             before = before or len(traces)
             statuses.append(int(plan.status))
         # near the top the reward, 1 + cos q, is all rounding, and steps may not be judged by it
-        assert statuses[20:] == [0] * 20
+        assert set(statuses[20:]) <= {Status.converged, Status.acceptable}
         assert 1 + float(jnp.cos(s["q"])) < 0.05
     assert len(traces) == before
     lowest = 0.0
