@@ -30,8 +30,7 @@ REMARKS = {
     "processes": [
         "Time to a certified gap of 1e-6 (ours) against the peers' own stopping rules at 1e-6; 'error' is the largest true "
         "error of the values returned. Compile time apart.",
-        "Each decision process is timed in a child of its own. Where its arrays come to lie matters: between runs ours took 5.2 to 8.7 ms on "
-        "the garnets (1.5 to 2.7 x), 2.5 to 3.6 ms on the inventory (0.8 to 1.2 x) and 47 to 82 ms on the pendulum (0.7 to 1.1 x).",
+        "Each decision process is timed in a child of its own; where its arrays come to lie matters, so compare several runs.",
         "mdpsolver runs in a child process; its own clock around solve, threads as it chooses: on a busy machine they spin.",
         "quantecon policy iteration is left out where one run takes seconds (sparse direct solves), pymdptoolbox above 3000 states.",
     ],

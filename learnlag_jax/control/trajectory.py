@@ -139,15 +139,16 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
 def _polished(at: Setting, path: tuple, gaps: Array, K: Array, solved: Array):
     """States, actions, costates and residual of a solved path after one more Newton step, whose gains are at hand anyway.
 
-    Taken if it leaves less residual, which is far below the tolerance then. The step is a constant to autodiff: derivatives stay those of the path it started from, which it moves by rounding only.
+    Taken if it leaves less residual, which is far below the tolerance then. The step is a constant to autodiff: derivatives stay those
+    of the path that it started from.
     """
 
     def residual(X, U, costates):
         parts = stationarity(at.problem, at.x0, X, U, costates, at.theta)
         return trees.max_abs(parts._replace(action=projected(U, parts.action, at.low, at.high)))
 
-    still, fixed = jax.lax.stop_gradient((at._replace(problem=None, options=None), (*path, gaps, K)))
-    still, (X, U, _, gaps, K) = still._replace(problem=at.problem), fixed
+    still = Setting(at.problem, at.options, *jax.lax.stop_gradient(at[2:]))
+    X, U, gaps, K = jax.lax.stop_gradient((*path[:2], gaps, K))
     X, U, _ = candidate(still, X, U, gaps, K, jnp.ones((), X.dtype))
     new, before = (X, U, costates(at.problem, X, U, still.theta)), residual(*path)
     after = residual(*new)

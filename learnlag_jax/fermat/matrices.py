@@ -12,9 +12,8 @@ from learnlag_jax.vocabulary import Array
 @jax.custom_jvp
 def inverse(M: Array) -> Array:
     """M^-1 through Cholesky; its derivative, -M^-1 dM M^-1, is products only, to any order."""
-    L = jnp.linalg.cholesky(M)
-    half = jax.scipy.linalg.solve_triangular(L, jnp.eye(M.shape[-1], dtype=M.dtype), lower=True)
-    return half.T @ half
+    root = inverse_root(M)
+    return root @ root.T
 
 
 @inverse.defjvp
@@ -61,7 +60,8 @@ def negative_power_trace(M: Array, q: Array, basis: Array | None = None) -> Arra
 @negative_power_trace.defjvp
 def _negative_power_trace_jvp(primals, tangents):
     (M, q, basis), (dM, dq, _) = primals, tangents
-    X, half = inverse_root(M, basis), inverse_root(M).T
+    half = inverse_root(M).T
+    X = half.T if basis is None else basis @ half.T
     l = jnp.linalg.svd(X, compute_uv=False) ** 2
     in_q = jnp.sum(_power_slope(l, q)) * dq
     return negative_power_trace(M, q, basis), in_q - q * jnp.sum(gram_power(X, q) * (half @ dM @ half.T).T)

@@ -65,7 +65,6 @@ def test_each_workload_has_its_own_reference_and_one_seed_no_interval():
         ("not reached", ">= 10", "reference"),
         ("not reached", ">= 10", "about 1"),
     ]
-    assert float(found[3].ratio.value) == 1  # to "a" on z; to "a" on w it would be the same 10 only by chance
     late = standings.stand(
         [entry("a", [3, 0.5, 0]), entry("a", [3, 2, 0.5], workload="z"), entry("b", [3, 2, 0.5], workload="z")], 20
     )

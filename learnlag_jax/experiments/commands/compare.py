@@ -85,6 +85,12 @@ def _run(comparison: Comparison, out: Path, group: processes.Group) -> int:
         tuned = [r for r, _ in found if r.seed == first and len(_points(comparison, r)) > 1]
         with report.output_directory(out) as stage:
             tables = write(stage, comparison, entries, tuned, inputs, units)
+            pictures = {path.name for path in (stage / "figures").iterdir()}
+        for path in (
+            out / "figures"
+        ).iterdir():  # one of an earlier run would pass for this one's; the directory is ours
+            if path.is_file() and path.name not in pictures:
+                path.unlink()
     show(tables[0], out)
     fallen = [e for e in entries if all(map(kept.lost, e.results))]
     for entry in fallen:

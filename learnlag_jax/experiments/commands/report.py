@@ -112,16 +112,11 @@ def output_directory(out: Path) -> Iterator[Path]:
         raise checks.RunDirError(f"--out: cannot write to {out} ({reason}); choose a writable directory") from None
     try:
         yield stage
-        whole = sorted((p for p in stage.rglob("*") if p.is_file()), key=lambda p: p.name == "report.html")
-        for path in whole:
-            target = out / path.relative_to(stage)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(path, target)
-        fresh = {out / path.relative_to(stage) for path in whole}
-        for old in {path.parent for path in fresh} - {out}:  # pictures of an earlier run would pass for this one's
-            for path in old.iterdir():
-                if path.is_file() and path not in fresh:
-                    path.unlink()
+        for path in sorted(stage.rglob("*"), key=lambda p: p.name == "report.html"):
+            if path.is_file():
+                target = out / path.relative_to(stage)
+                target.parent.mkdir(exist_ok=True)
+                os.replace(path, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for directory in created:
