@@ -80,7 +80,7 @@ def test_a_good_configuration_is_what_it_says(tmp_path):
         ('"cosine"', '"cosin"', r"line 19: optimiser.schedule.*one of constant, linear, cosine"),
         ("b1 = [0.9, 0.95]", "b1 = [1, 1.0]", r"line 21: optimiser.b1: got \[1, 1.0\].*different"),
         ("b1 = [0.9, 0.95]", "weight_decay = 1e300", r"line 21: optimiser.weight_decay: got 1e\+300"),
-        ("b1 = [0.9, 0.95]", "mask = 0.5", r"line 21: optimiser.mask: got an unknown key"),
+        ('name = "adam"', 'name = "adam"\nmu_dtype = 0.5', r"line 13: optimiser.mu_dtype: got an unknown key"),
         ("warmup = 20", "warmup = 401", r"line 20: optimiser.warmup: got 401; expected at most the 400 steps"),
         ("b1 = [0.9, 0.95]", "b1 = [0.9, 'x']", r"line 21: optimiser.b1"),
         ('label = "ours"', 'label = "adam"', r"line 17: optimiser.label: got 'adam' again"),

@@ -187,8 +187,8 @@ def test_an_overflowing_state_is_a_bad_step(tmp_path):
     with pytest.raises(SolveError, match="4 steps in a row"):
         tiny.train(tmp_path, tiny.program(huge, devices=jax.devices()[:1]), huge)
     endless = lambda settings: optax.chain(
-        tiny.make(settings), optax.contrib.reduce_on_plateau()
-    )  # begins with infinity
+        tiny.make(settings), optax.contrib.reduce_on_plateau(accumulation_size=100)
+    )  # infinite until 100 steps are seen
     compiled = program.compile_program(tiny.TASK, endless, tiny.SETTINGS, devices=jax.devices()[:1])
     assert int(tiny.train(tmp_path / "b", compiled).carry.skipped) == 0
 
