@@ -169,7 +169,7 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
     return jax.lax.while_loop(cond, body, (w, jnp.asarray(True), 0))[0]
 
 
-def _add_violators(s: Array, level: Array, chosen: Array, w: Array, p: int, mass: Array):
+def add_violators(s: Array, level: Array, chosen: Array, w: Array, p: int, mass: Array):
     """The worst violators of the pool take the places of weightless rows, with a little of the mass."""
     places = min(3 * p, chosen.size)
     worst, index = jax.lax.top_k(s, places)
@@ -184,20 +184,14 @@ def _add_violators(s: Array, level: Array, chosen: Array, w: Array, p: int, mass
 
 
 @functools.partial(jax.jit, static_argnames="max_rounds")
-def solve_weights(
-    F: Array, phi: Callable, prior: Array | None, tol: Array, max_rounds: int, start: Array | None = None
-) -> Design:
+def solve_weights(F: Array, phi: Callable, prior: Array | None, tol: Array, max_rounds: int) -> Design:
     N, p = F.shape[0], F.shape[-1]
     spans = regular(weighted_information(F, jnp.full(N, 1 / N, F.dtype), prior))
     length = capacity(N, block_size(phi, p))
-    warm, mass = start is not None, jnp.asarray(0.03, F.dtype)
-    if start is None:
-        spread = jax.lax.fori_loop(0, 8, lambda _, w: _multiplicative(F, w, phi, prior), jnp.full(N, 1 / N, F.dtype))
-        chosen = _first_set(F, spread, length)
-        w = _normalised(_normalised(spread[chosen]) + 1 / chosen.size)
-    else:
-        w, chosen = jax.lax.top_k(start, length)
-        chosen, mass = chosen.astype(jnp.int32), jnp.minimum(mass, 1 / phi.q.astype(F.dtype))
+    mass = jnp.asarray(0.03, F.dtype)
+    spread = jax.lax.fori_loop(0, 8, lambda _, w: _multiplicative(F, w, phi, prior), jnp.full(N, 1 / N, F.dtype))
+    chosen = _first_set(F, spread, length)
+    w = _normalised(_normalised(spread[chosen]) + 1 / chosen.size)
 
     def cond(carry):
         _, _, gap, going, k = carry
@@ -206,10 +200,10 @@ def solve_weights(
     def body(carry):
         chosen, w, _, _, k = carry
         rows = F[chosen]
-        w = _newton(rows, w if warm else _burn_in(rows, w, phi, prior), phi, prior)
+        w = _newton(rows, _burn_in(rows, w, phi, prior), phi, prior)
         M = weighted_information(rows, w, prior)
         gap, _, s = certificate(phi, M, F, prior)
-        more = _add_violators(s, jnp.sum(w * s[chosen]) * (1 + tol / 2), chosen, w, p, mass)
+        more = add_violators(s, jnp.sum(w * s[chosen]) * (1 + tol / 2), chosen, w, p, mass)
         done = gap <= tol
         keep = lambda new, old: jnp.where(done, old, new)
         return keep(more[0], chosen), keep(more[1], w), gap, more[2], k + 1

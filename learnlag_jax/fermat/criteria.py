@@ -89,7 +89,7 @@ class Criterion:
         kind: one of A, D, E, G, T, I, c, phi.
         moment: (p, p) second moment of the predictions that matter, for I and c.
         region: (m, p) rows where predictions are judged, for G; for I, the rows behind the moment if they are known.
-        q: exponent of phi; for G, of the norm that stands in for the maximum.
+        q: exponent of phi.
         draws: None, or the number of diagonal blocks of M over which the criterion is averaged.
         basis: None, or (p, p) B upper triangular with a positive diagonal, where M is given as B' M B (see `basis.py`).
 
@@ -141,11 +141,7 @@ class Criterion:
                 return 1 / jnp.trace(M)
             case "G":
                 region = jnp.asarray(self.region, dtype)
-                variance = jnp.sum((region @ self.covariance(M)) * region, 1)
-                if self.q is None:
-                    return jnp.max(variance)
-                q, top = jnp.asarray(self.q, dtype), jax.lax.stop_gradient(jnp.max(variance))
-                return top * jnp.mean((variance / top) ** q) ** (1 / q)
+                return jnp.max(jnp.sum((region @ self.covariance(M)) * region, 1))
             case "phi":
                 q = jnp.asarray(self.q, dtype)
                 top = jax.lax.stop_gradient(jnp.linalg.eigvalsh(self.covariance(M))[-1])  # a large q would overflow

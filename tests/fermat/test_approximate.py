@@ -86,40 +86,6 @@ def test_g_equals_d_and_has_value_p(float64):
     np.testing.assert_allclose(G.weights, optimal_weights(F, "D").weights, atol=1e-9)
 
 
-def test_g_on_another_region_extrapolates(float64):
-    x = _grid(21)
-    F, region = _polynomial(x, 1), _polynomial(jnp.array([1.0, 2.0]), 1)
-    design = optimal_weights(F, criterion("G", region=region), tol=1e-5)
-    assert float(design.gap) <= 1e-5
-    # two points -1, 1 with weights a, 1 - a: variance at 2 is 9/(4(1-a)) + 1/(4a), least at a = 1/4 with value 4
-    np.testing.assert_allclose(np.asarray(design.weights)[[0, -1]], [0.25, 0.75], atol=1e-3)
-    assert float(design.value) == pytest.approx(4.0, rel=1e-5)
-
-
-def test_e_with_a_repeated_eigenvalue_is_certified_by_a_mixture(float64):
-    rng = np.random.default_rng(0)
-    F = rng.normal(size=(300, 4))
-    F = jnp.asarray(F / np.linalg.norm(F, axis=1, keepdims=True))
-    design = optimal_weights(F, "E")
-    l = np.linalg.eigvalsh(information_matrix(F, design.weights))
-    np.testing.assert_allclose(l, 0.25, rtol=1e-4)  # unit rows: the optimum has every eigenvalue 1/4
-    assert float(design.gap) <= 1e-5
-    M = information_matrix(F, design.weights)
-    assert float(equivalence_gap(M, F, "E")) > 0.3  # one eigenvector alone certifies nothing here
-
-
-def test_e_optimal_on_a_general_pool_against_scipy(float64):
-    F = np.random.default_rng(3).normal(size=(12, 3))
-    design = optimal_weights(jnp.asarray(F), "E")
-    loss = lambda v: -v[-1]
-    slack = {"type": "ineq", "fun": lambda v: np.linalg.eigvalsh(F.T @ (F * v[:-1, None]))[0] - v[-1]}
-    total = {"type": "eq", "fun": lambda v: v[:-1].sum() - 1}
-    start = np.append(np.asarray(design.weights), 0.0)
-    other = minimize(loss, start, constraints=[slack, total], bounds=[(0, 1)] * 12 + [(0, None)], method="SLSQP")
-    assert float(design.value) <= -1 / other.fun * (1 + 1e-4)
-    assert float(design.gap) <= 1e-5
-
-
 @pytest.mark.parametrize("kind", ["A", "D", "I", "c"])
 def test_against_a_general_optimiser(kind, float64):
     rng = np.random.default_rng(1)
