@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.approximate import optimal_weights
+from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -118,7 +119,8 @@ def exact_design(
         base = base + rows.T @ rows
     key = checks.random_key(key)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    rows, value, sweeps, settled = _search(F, phi, base, key, n, replace, restarts, max_sweeps)
+    own = orthonormal(F, phi, base)  # raw powers of x would cost the exchanges their digits
+    rows, value, sweeps, settled = _search(own.F, own.phi, own.prior, key, n, replace, restarts, max_sweeps)
     bound = approximate_bound(F, phi, None if fixed is None and prior is None else base, n)
     found, efficiency = jnp.isfinite(value), certified_efficiency(value, bound)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
@@ -188,7 +190,7 @@ def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
     if kind == "D":
         value = phi(M) * safe ** (-1 / M.shape[0])
     else:
-        B = D @ D if kind == "A" else D @ jnp.asarray(phi.moment, M.dtype) @ D
+        B = D @ phi.spread(M) @ D
         u = B @ out
         a_in, a_out, a_both = jnp.sum((F @ B) * F, 1), out @ u, F @ u
         value = phi(M) - ((1 - d_out) * a_in + 2 * d_both * a_both - (1 + d_in) * a_out) / safe
