@@ -17,19 +17,22 @@ from learnlag_jax.experiments.runs.placement import Placement, on, shapes
 from learnlag_jax.vocabulary import Array, PyTree
 
 
+def place(at: Placement, parts: PyTree) -> list[PyTree]:
+    """All pieces of a batch on each of this process's devices."""
+    return [jax.device_put(parts, device) for device in at.own]
+
+
 class Gradients(NamedTuple):
     """Compiled for one task on some devices.
 
     Attributes:
         like: shape of the total.
-        place: host batch -> its pieces, whole on each of this process's devices.
         flag: bool -> the `stop` argument.
         total: `total(position, placed batch, flag)` -> the sum of loss and gradient over all pieces, on this process's first device,
             and whether any process has set the flag. `position`: (params, key, step), on that device.
     """
 
     like: PyTree
-    place: Callable[[PyTree], list[PyTree]]
     flag: Callable[[bool], Array]
     total: Callable[[PyTree, list[PyTree], Array], tuple[PyTree, Array]]
 
@@ -38,7 +41,6 @@ def compile_gradients(loss: Callable, at: Placement, position: PyTree, batch: Py
     """`position`: shapes of (params, key, step); `batch`: of the shape that all have."""
     share = np.int32(pieces // at.mesh.size)
     own = [(i, d) for i, d in enumerate(at.mesh.devices.flat) if d in at.own]
-    place = lambda batch: [jax.device_put(summation.cut(batch, pieces), d) for _, d in own]
     branch = jax.jit(summation.branch(loss, pieces))
     like = [(shapes(position, d), shapes(summation.cut(batch, pieces), d), share, share) for _, d in own]
     lowered = [branch.lower(*arguments) for arguments in like]  # the same program for each: the same code and bits
@@ -52,7 +54,7 @@ def compile_gradients(loss: Callable, at: Placement, position: PyTree, batch: Py
         each = zip(own, compiled, near, placed, strict=True)
         return meet([run(p, parts, np.int32(i) * share, share) for (i, _), run, p, parts in each], flag)
 
-    return Gradients(shape, place, flag, total)
+    return Gradients(shape, flag, total)
 
 
 def _meeting(at: Placement, like: PyTree) -> tuple[Callable, Callable]:

@@ -37,13 +37,20 @@ def placement(devices: Sequence[jax.Device], like: PyTree, split: bool) -> Place
     """Of a carry like `like`; `split`: over all devices, where a leading axis divides."""
     mesh = Mesh(np.array(devices), ("data",))  # Auto axis types: the user's model needs no sharding rules
     own = [d for d in devices if d.process_index == jax.process_index()]
-    if split and len(devices) > 1:
-        return Placement(mesh, own, *_split(mesh, own, like))
-    if len(own) == len(devices):
+    if len(own) == len(devices) and not (split and len(own) > 1):
         return Placement(mesh, own, lambda carry: carry, lambda carry: carry)
+    _meet(mesh)
+    if split:
+        return Placement(mesh, own, *_split(mesh, own, like))
     firsts = {d.process_index: d for d in reversed(devices)}
     same = NamedSharding(Mesh(np.array([firsts[i] for i in sorted(firsts)]), ("process",)), P())
     return Placement(mesh, own, lambda carry: on(carry, own[0]), lambda carry: joined(carry, same))
+
+
+def _meet(mesh: Mesh) -> None:
+    """A first collective while all processes are here: they may wait for a first one for 30 s only, and compile for longer."""
+    ones = jax.make_array_from_callback((mesh.size,), NamedSharding(mesh, P("data")), lambda i: np.ones(1, np.float32))
+    jax.jit(lambda x: x.sum(), out_shardings=NamedSharding(mesh, P()))(ones).block_until_ready()
 
 
 def _split(mesh: Mesh, own: list, like: PyTree) -> tuple[Callable, Callable]:

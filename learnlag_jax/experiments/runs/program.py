@@ -150,20 +150,15 @@ def compile_program(
         at = placement.placement(devices, like, shard_parameters)
         key = lambda seed: jax.device_put(jax.random.key(seed), at.own[0])
         held_out = jax.device_put(task.held_out, at.own[0])
-        like, parts = (placement.shapes(x, at.own[0]) for x in (like, summation.cut(batch, pieces)))
+        like = placement.shapes(like, at.own[0])
         begin = jax.jit(start).lower(key(0), numbers(settings)).compile()
         measure = jax.jit(error).lower(like.params, like.state, held_out).compile()
-        sums = gradients.compile_gradients(task.loss, at, (like.params, like.key, like.step), batch, pieces)
-        move = (
-            jax.jit(step(task, make, pieces), donate_argnums=0)
-            .lower(like, parts, sums.like, numbers(settings))
-            .compile()
+        run, flag = (_together if pieces > 1 else _alone)(
+            task, step(task, make, pieces), at, like, batch, numbers(settings), pieces
         )
 
     def advance(carry, placed, flag, given):
-        carry = at.whole(carry)
-        total, stop = sums.total((carry.params, carry.key, carry.step), placed, flag)
-        carry, loss, in_a_row = move(carry, placed[0], total, numbers(given))
+        carry, loss, in_a_row, stop = run(at.whole(carry), placed, flag, numbers(given))
         return at.store(carry), Report(loss, in_a_row, stop)
 
     def evaluate(carry):
@@ -174,9 +169,38 @@ def compile_program(
         lambda seed, given: at.store(begin(key(seed), numbers(given))),
         advance,
         evaluate,
-        sums.place,
-        sums.flag,
+        lambda batch: gradients.place(at, summation.cut(batch, pieces)),
+        flag,
     )
+
+
+def _together(
+    task: Task, move: Callable, at, like: Carry, batch: PyTree, settings: Mapping, pieces: int
+) -> tuple[Callable, Callable]:
+    """`run(carry, placed batch, flag, settings)` as two programs, the same two on any number of devices; and how a flag is made."""
+    sums = gradients.compile_gradients(task.loss, at, (like.params, like.key, like.step), batch, pieces)
+    parts = placement.shapes(summation.cut(batch, pieces), at.own[0])
+    move = jax.jit(move, donate_argnums=0).lower(like, parts, sums.like, settings).compile()
+
+    def run(carry, placed, flag, settings):
+        total, stop = sums.total((carry.params, carry.key, carry.step), placed, flag)
+        return *move(carry, placed[0], total, settings), stop
+
+    return run, sums.flag
+
+
+def _alone(
+    task: Task, move: Callable, at, like: Carry, batch: PyTree, settings: Mapping, pieces: int
+) -> tuple[Callable, Callable]:
+    """The same as one program, which is quicker: one piece on one device has nothing to meet."""
+    branch, parts = summation.branch(task.loss, pieces), placement.shapes(summation.cut(batch, pieces), at.own[0])
+
+    def whole(carry, parts, settings):
+        total = branch((carry.params, carry.key, carry.step), parts, jnp.int32(0), jnp.int32(1))
+        return move(carry, parts, total, settings)
+
+    whole = jax.jit(whole, donate_argnums=0).lower(like, parts, settings).compile()
+    return lambda carry, placed, flag, settings: (*whole(carry, placed[0], settings), flag), np.bool_
 
 
 def _start(task: Task, make: Callable[[Mapping], Any]) -> Callable[[Array, Mapping], Carry]:

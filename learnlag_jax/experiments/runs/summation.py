@@ -56,6 +56,8 @@ def tree_sum(one: Callable[[Array], PyTree], number: Array, most: int) -> PyTree
     Like a binary counter: `waiting[level]` holds a branch of 2^level terms until its neighbour is there. Returns leaves with a
     leading axis of one.
     """
+    if most == 1:
+        return one(jnp.int32(0))
     at = lambda waiting, level: jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, level), waiting)
 
     def add(i, waiting):
