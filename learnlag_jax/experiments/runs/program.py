@@ -2,6 +2,7 @@
 
     carry = (params, optimiser state, key, step, skipped, in_a_row)        carry', report = advance(carry, batch, stop, settings)
 
+The step is made of one-device programs that are the same whatever the number of devices, and sums in one order (`summation`).
 A step with a non-finite loss, gradient or update, or one that overflows the optimiser's state, leaves parameters and optimiser state untouched and is counted.
 Comes from: `Task`. Goes to: `run`, which adds the host: saving and signals.
 """
@@ -27,7 +28,9 @@ class Task(NamedTuple):
 
     Attributes:
         init: `init(key) -> params`.
-        loss: `loss(params, batch, key)`, a real scalar: the mean over the batch.
+        loss: `loss(params, batch, key)`, a real scalar: the mean over the batch. It is given equal pieces of a batch, each with a key of
+            its own, and their mean is taken, which is no mean over the batch if it divides by a number that differs between
+            pieces, such as that of unmasked tokens.
         batch: `batch(seed, step)`, NumPy arrays with a leading example axis; a pure function.
         evaluate: `evaluate(params, held_out)`, a real scalar: the error that targets are about.
         held_out: what `evaluate` is given, NumPy arrays.
@@ -66,7 +69,7 @@ class Program(NamedTuple):
         init: `init(seed, settings) -> Carry`.
         advance: `advance(carry, batch, stop, settings) -> (Carry, Report)`; the carry it was given is used up.
         evaluate: `evaluate(carry) -> float`.
-        place: host batch -> device batch, split over the devices along its leading axis.
+        place: host batch -> its pieces, on each of this process's devices.
         flag: bool -> the `stop` argument.
     """
 

@@ -47,7 +47,7 @@ def pieces_of(batch: PyTree, asked: int, devices: int) -> int:
 
 def cut(batch: PyTree, pieces: int) -> PyTree:
     """(examples, ...) -> (pieces, examples of one, ...)."""
-    return jax.tree.map(lambda x: np.reshape(x, (pieces, len(x) // pieces, *np.shape(x)[1:])), batch)
+    return jax.tree.map(lambda x: np.reshape(np.asarray(x), (pieces, len(x) // pieces, *np.shape(x)[1:])), batch)
 
 
 def tree_sum(one: Callable[[Array], PyTree], number: Array, most: int) -> PyTree:
