@@ -512,3 +512,9 @@ def test_time_left_does_not_count_a_compilation_as_a_step(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "2 % of all steps, about 2 min left" in said
     assert "12 % of all steps, about 88 s left" in said
+
+
+def test_pieces_are_a_power_of_two(tmp_path, installed):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("save = 6", "save = 6\npieces = 6"))
+    with pytest.raises(checks.ConfigError, match="run.pieces: got 6; expected a power of two"):
+        trials.read(tmp_path / "c.toml")

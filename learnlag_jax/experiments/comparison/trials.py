@@ -35,6 +35,7 @@ RUN = {
     "save": Key(int, 100, low=1, high=10**7),
     "patience": Key(int, 10, low=1, high=10**6),
     "shard": Key(str, "batch", choices=("batch", "parameters")),
+    "pieces": Key(int, program.PIECES, low=1, high=2**20),
     "audit": Key(bool, False),
     "keep_checkpoints": Key(bool, False),
 }
@@ -101,6 +102,8 @@ def read(path: Path) -> Comparison:
         options["evaluate"] = min(options["evaluate"], options["steps"])
     if options["evaluate"] > options["steps"]:
         raise source.refuse("run", 0, "evaluate", str(options["evaluate"]), f"at most the {options['steps']} steps")
+    if options["pieces"].bit_count() != 1:
+        raise source.refuse("run", 0, "pieces", str(options["pieces"]), "a power of two")
     comparison = Comparison(
         options, workloads.read(source, options["batch"]), optimisers.read(source, options["steps"])
     )
@@ -174,7 +177,7 @@ def _one(
     comparison, runner: Runner, choice, workload, code: str, optimiser: Optimiser, compiled: dict, point, seed: int
 ):
     """One trial: kept, gone on with, or begun."""
-    options = {key: comparison.options[key] for key in ("steps", "evaluate", "patience", "shard", "audit")}
+    options = {key: comparison.options[key] for key in ("steps", "evaluate", "patience", "shard", "pieces", "audit")}
     identity = {
         "workload": choice.kind,
         "data": workload.data.sha256,
@@ -227,9 +230,8 @@ def _compile(comparison: Comparison, task: program.Task, point: Point) -> progra
     if comparison.options["audit"]:
         metric = {key: value for key, value in comparison.options["audit"].items() if key != "b1"}
         make = lambda settings: live.watch_stationarity(point.make(settings), memory=min(steps, 1024), **metric)
-    shard = comparison.options["shard"] == "parameters"
-    view = optimisers.evaluation_params
-    return program.compile_program(task, make, point.settings, shard_parameters=shard, view=view)
+    options = {"shard_parameters": comparison.options["shard"] == "parameters", "pieces": comparison.options["pieces"]}
+    return program.compile_program(task, make, point.settings, view=optimisers.evaluation_params, **options)
 
 
 def _train(comparison, runner: Runner, compiled, task, trial: Trial, home: Path) -> tuple[Any, str]:

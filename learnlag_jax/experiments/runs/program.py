@@ -2,6 +2,7 @@
 
     carry = (params, optimiser state, key, step, skipped, in_a_row)        carry', report = advance(carry, batch, stop, settings)
 
+The step is made of one-device programs that are the same whatever the number of devices, and sums in one order (`summation`).
 A step with a non-finite loss, gradient or update, or one that overflows the optimiser's state, leaves parameters and optimiser state untouched and is counted.
 Comes from: `Task`. Goes to: `run`, which adds the host: saving and signals.
 """
@@ -14,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from learnlag_jax import checks, trees
+from learnlag_jax import trees
+from learnlag_jax.experiments.runs import gradients, placement, summation
 from learnlag_jax.vocabulary import Array, PyTree
+
+PIECES = 8  # into which a batch is cut if nothing else is said; up to as many devices give the same bits
 
 
 class Task(NamedTuple):
@@ -26,7 +28,9 @@ class Task(NamedTuple):
 
     Attributes:
         init: `init(key) -> params`.
-        loss: `loss(params, batch, key)`, a real scalar: the mean over the batch.
+        loss: `loss(params, batch, key)`, a real scalar: the mean over the batch. It is given equal pieces of a batch, each with a key of
+            its own, and their mean is taken, which is no mean over the batch if it divides by a number that differs between
+            pieces, such as that of unmasked tokens.
         batch: `batch(seed, step)`, NumPy arrays with a leading example axis; a pure function.
         evaluate: `evaluate(params, held_out)`, a real scalar: the error that targets are about.
         held_out: what `evaluate` is given, NumPy arrays.
@@ -65,7 +69,7 @@ class Program(NamedTuple):
         init: `init(seed, settings) -> Carry`.
         advance: `advance(carry, batch, stop, settings) -> (Carry, Report)`; the carry it was given is used up.
         evaluate: `evaluate(carry) -> float`.
-        place: host batch -> device batch, split over the devices along its leading axis.
+        place: host batch -> its pieces, on each of this process's devices.
         flag: bool -> the `stop` argument.
     """
 
@@ -76,23 +80,25 @@ class Program(NamedTuple):
     flag: Callable[[bool], Array]
 
 
-def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carry, Report]]:
-    """`advance(carry, batch, stop, settings)`: one optimiser step that a non-finite number cannot damage."""
+def step(task: Task, make: Callable[[Mapping], Any], pieces: int) -> Callable[..., tuple[Carry, Array, Array]]:
+    """`advance(carry, parts, total, settings)`: one optimiser step that a non-finite number cannot damage.
 
-    def advance(carry, batch, stop, settings):
+    `total`: loss and gradient, summed over the pieces; `parts`: the pieces, for an optimiser that asks for the
+    loss elsewhere. Returns the carry, the loss and the number of skipped steps in a row.
+    """
+
+    def advance(carry, parts, total, settings):
         key = jax.random.fold_in(carry.key, carry.step)
-        value_at = lambda params: task.loss(params, batch, key)
-        loss, gradient = jax.value_and_grad(value_at)(carry.params)
+        loss, gradient = summation.mean_of(total, pieces, carry.params)
         optimiser = optax.with_extra_args_support(make(settings))
-        extra = {"value": loss, "grad": gradient, "value_fn": value_at}
+        extra = {"value": loss, "grad": gradient, "value_fn": summation.mean(task.loss, parts, key)}
         updates, state = optimiser.update(gradient, carry.state, carry.params, **extra)
         params = optax.apply_updates(carry.params, updates)
         good = jnp.isfinite(loss) & trees.all_finite((gradient, params, _overflow(state, carry.state)))
         kept = jax.tree.map(lambda new, old: _choose(good, new, old), (params, state), (carry.params, carry.state))
         in_a_row = jnp.where(good, jnp.int32(0), carry.in_a_row + jnp.int32(1))
         skipped = carry.skipped + jnp.where(good, jnp.int32(0), jnp.int32(1))
-        report = Report(loss, in_a_row, jnp.max(stop))
-        return Carry(kept[0], kept[1], carry.key, carry.step + jnp.int32(1), skipped, in_a_row), report
+        return Carry(*kept, carry.key, carry.step + jnp.int32(1), skipped, in_a_row), loss, in_a_row
 
     return advance
 
@@ -118,27 +124,89 @@ def compile_program(
     *,
     devices: list | None = None,
     shard_parameters: bool = False,
+    pieces: int = PIECES,
     view: Callable[[PyTree, PyTree], PyTree] = lambda state, params: params,
 ) -> Program:
     """Compile a task with an optimiser, once; a batch of another shape is then an error and never a second compilation.
+
+    All numbers of devices that divide the number of pieces give the same bits.
 
     Args:
         task: what is trained.
         make: `make(settings) -> optax.GradientTransformation`, called under trace.
         settings: example settings; their values stay arguments of the compiled step.
         devices: where to run, data parallel; None takes all, over all processes.
+        shard_parameters: between steps, parameters and optimiser state lie split over the devices, where a leading axis divides.
+        pieces: into how many a batch is cut, a power of two; see `summation.pieces_of`.
         view: `view(optimiser state, params)`: the parameters that are evaluated.
-        shard_parameters: split parameters and optimiser state over the devices too, where a leading axis divides.
 
     Raises:
-        InputError: the batch does not divide over the devices.
+        InputError: the batch does not divide over the devices; `pieces` is no power of two.
     """
     devices = list(jax.devices() if devices is None else devices)
-    mesh = Mesh(np.array(devices), ("data",))  # Auto axis types: the user's model needs no sharding rules
-    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-    place = lambda tree: jax.tree.map(lambda x: _spread(np.asarray(x), split), tree)
-    settings = {name: jnp.float32(value) for name, value in settings.items()}
+    batch, start = task.batch(0, 0), _start(task, make)
+    pieces = summation.pieces_of(batch, pieces, len(devices))
+    numbers = lambda given: {name: np.float32(given[name]) for name in settings}
+    error = lambda params, state, held_out: task.evaluate(view(state, params), held_out)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax and user models rely on both
+        like = jax.eval_shape(start, jax.random.key(0), numbers(settings))
+        at = placement.placement(devices, like, shard_parameters)
+        key = lambda seed: jax.device_put(jax.random.key(seed), at.own[0])
+        held_out = jax.device_put(task.held_out, at.own[0])
+        like = placement.shapes(like, at.own[0])
+        begin = jax.jit(start).lower(key(0), numbers(settings)).compile()
+        measure = jax.jit(error).lower(like.params, like.state, held_out).compile()
+        run, flag = (_together if pieces > 1 else _alone)(
+            task, step(task, make, pieces), at, like, batch, numbers(settings), pieces
+        )
 
+    def advance(carry, placed, flag, given):
+        carry, loss, in_a_row, stop = run(at.whole(carry), placed, flag, numbers(given))
+        return at.store(carry), Report(loss, in_a_row, stop)
+
+    def evaluate(carry):
+        carry = at.whole(carry)
+        return float(measure(carry.params, carry.state, held_out))
+
+    return Program(
+        lambda seed, given: at.store(begin(key(seed), numbers(given))),
+        advance,
+        evaluate,
+        lambda batch: gradients.place(at, summation.cut(batch, pieces)),
+        flag,
+    )
+
+
+def _together(
+    task: Task, move: Callable, at, like: Carry, batch: PyTree, settings: Mapping, pieces: int
+) -> tuple[Callable, Callable]:
+    """`run(carry, placed batch, flag, settings)` as two programs, the same two on any number of devices; and how a flag is made."""
+    sums = gradients.compile_gradients(task.loss, at, (like.params, like.key, like.step), batch, pieces)
+    parts = placement.shapes(summation.cut(batch, pieces), at.own[0])
+    move = jax.jit(move, donate_argnums=0).lower(like, parts, sums.like, settings).compile()
+
+    def run(carry, placed, flag, settings):
+        total, stop = sums.total((carry.params, carry.key, carry.step), placed, flag)
+        return *move(carry, placed[0], total, settings), stop
+
+    return run, sums.flag
+
+
+def _alone(
+    task: Task, move: Callable, at, like: Carry, batch: PyTree, settings: Mapping, pieces: int
+) -> tuple[Callable, Callable]:
+    """The same as one program, which is quicker: one piece on one device has nothing to meet."""
+    branch, parts = summation.branch(task.loss, pieces), placement.shapes(summation.cut(batch, pieces), at.own[0])
+
+    def whole(carry, parts, settings):
+        total = branch((carry.params, carry.key, carry.step), parts, jnp.int32(0), jnp.int32(1))
+        return move(carry, parts, total, settings)
+
+    whole = jax.jit(whole, donate_argnums=0).lower(like, parts, settings).compile()
+    return lambda carry, placed, flag, settings: (*whole(carry, placed[0], settings), flag), np.bool_
+
+
+def _start(task: Task, make: Callable[[Mapping], Any]) -> Callable[[Array, Mapping], Carry]:
     def start(key, settings):
         params = task.init(jax.random.fold_in(key, 0))
         zero = jnp.zeros((), jnp.int32)
@@ -147,53 +215,7 @@ def compile_program(
             lambda x: jax.lax.convert_element_type(x, x.dtype), carry
         )  # no weak types, no shared buffers
 
-    batch = task.batch(0, 0)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        checks.require(
-            np.ndim(leaf) and len(leaf) % len(devices) == 0,
-            "batch" + jax.tree_util.keystr(path),
-            f"{len(leaf) if np.ndim(leaf) else 'no'} examples for {len(devices)} devices",
-            "a multiple of the devices",
-            "change the batch size or the number of devices",
-        )
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax and user models rely on both
-        shape = jax.eval_shape(start, jax.random.key(0), settings)
-        where = jax.tree.map(lambda x: _sharding(x, mesh, shard_parameters), shape)
-        begin = jax.jit(start, out_shardings=where).lower(jax.random.key(0), settings).compile()
-        flag = lambda stop: _spread(np.full(len(devices), stop), split)
-        carry = begin(jax.random.key(0), settings)
-        advance = (
-            jax.jit(
-                step(task, make),
-                in_shardings=(where, split, split, everywhere),
-                out_shardings=(where, everywhere),
-                donate_argnums=0,
-            )
-            .lower(carry, place(batch), flag(False), settings)
-            .compile()
-        )
-        held_out = jax.tree.map(lambda x: _spread(np.asarray(x), everywhere), task.held_out)
-        error = lambda params, state, held_out: task.evaluate(view(state, params), held_out)
-        measure = jax.jit(error, in_shardings=(where.params, where.state, everywhere), out_shardings=everywhere)
-        measure = measure.lower(carry.params, carry.state, held_out).compile()
-    numbers = lambda given: {name: _spread(np.asarray(given[name], np.float32), everywhere) for name in settings}
-    return Program(
-        lambda seed, given: begin(jax.random.key(seed), {k: jnp.float32(given[k]) for k in settings}),
-        lambda carry, batch, stop, given: advance(carry, batch, stop, numbers(given)),
-        lambda carry: float(measure(carry.params, carry.state, held_out)),
-        place,
-        flag,
-    )
-
-
-def _spread(x: np.ndarray, sharding: NamedSharding) -> Array:
-    """A global array of which every process holds the parts that its devices need."""
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-
-def _sharding(x, mesh: Mesh, shard_parameters: bool) -> NamedSharding:
-    divides = shard_parameters and x.ndim > 1 and x.shape[0] % mesh.size == 0
-    return NamedSharding(mesh, P("data") if divides else P())
+    return start
 
 
 def state_bytes(carry: Carry) -> int:

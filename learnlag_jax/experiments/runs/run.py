@@ -1,9 +1,9 @@
 """The training loop: a host around a compiled `Program` that never loses work.
 
 The batch is a pure function of the step, so the step is the data position, and a run killed at any moment and started again
-is the run that was never disturbed, bit for bit (same machine and threads). `patience` steps with a non-finite number in a
-row end the run with the last good parameters on disk. A signal finishes the step, saves, and ends with exit code 75; a
-second one ends at once.
+is the run that was never disturbed, bit for bit (same kind of machine; the number of devices may change, see `summation`).
+`patience` steps with a non-finite number in a row end the run with the last good parameters on disk. A signal finishes the
+step, saves, and ends with exit code 75; a second one ends at once.
 """
 
 import contextlib
