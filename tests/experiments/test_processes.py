@@ -48,11 +48,12 @@ def _port():
         return probe.getsockname()[1]
 
 
-def _start(config, out, devices, *more, where=None):
+def _start(config, out, devices, *more, where=None, threads=8):
     words = [sys.executable, "-m", "learnlag_jax", "compare", str(config), "--out", str(out), *more]
     environment = os.environ | {
         "XLA_FLAGS": "",
         "JAX_NUM_CPU_DEVICES": str(devices),
+        "NPROC": str(threads),  # XLA blocks products by it, and a machine with fewer cores would round otherwise
         "JAX_ENABLE_X64": "0",
         "PYTHONPATH": str(ROOT),
     }
@@ -61,11 +62,11 @@ def _start(config, out, devices, *more, where=None):
     return subprocess.Popen(words, env=environment, cwd=where, text=True, **pipes)
 
 
-def _pair(configs, out, *more, places=(None, None)):
+def _pair(configs, out, *more, places=(None, None), threads=(8, 8)):
     address = ["--processes", "2", "--coordinator", f"127.0.0.1:{_port()}", *more]
     return [
-        _start(config, out, 2, *address, "--process", str(i), where=place)
-        for i, (config, place) in enumerate(zip(configs, places, strict=True))
+        _start(config, out, 2, *address, "--process", str(i), where=place, threads=number)
+        for i, (config, place, number) in enumerate(zip(configs, places, threads, strict=True))
     ]
 
 
@@ -163,6 +164,15 @@ def test_unlike_configurations_are_refused_on_every_process(tmp_path):
     assert codes == [2, 2], said
     for lines in said:
         assert "the configuration: got another on process 1 than on process 0" in lines[-1]
+
+
+def test_unlike_numbers_of_threads_are_refused_on_every_process(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("SHARD", "batch"))
+    codes, said = _ends(_pair([tmp_path / "c.toml"] * 2, tmp_path / "out", threads=(4, 3)))
+    assert codes == [2, 2], said
+    for lines in said:
+        assert "the number of CPU threads: got another on process 1 than on process 0" in lines[-1]
+        assert "export NPROC=N" in lines[-1]
 
 
 def test_a_directory_that_cannot_be_had_is_four(tmp_path):

@@ -69,6 +69,10 @@ def _say(comparison: Comparison) -> int:
 
 def _run(comparison: Comparison, out: Path, group: processes.Group) -> int:
     processes.same("the configuration", fingerprint(comparison))
+    alike = (
+        "copies of the parameters would drift apart by rounding: export NPROC=N, the largest number, on every process"
+    )
+    processes.same("the number of CPU threads", processes.threads(), alike)
     total = comparison.trials * comparison.options["steps"]
     with run.signals() as stop, _held(out, group), contextlib.ExitStack() as stack:
         meter = stack.enter_context(progress.meter(total)) if group.first else progress.SILENT

@@ -207,7 +207,16 @@ def _beat(descriptor: int, phase: bytes) -> None:
         os._exit(75)  # the parent is gone, and with it whoever waits for the exit code
 
 
-def same(what: str, text: str) -> None:
+def threads() -> str:
+    """How many threads XLA has on a CPU: it blocks matrix products by them, and a process with another number rounds otherwise."""
+    if jax.default_backend() != "cpu":
+        return "those of an accelerator"
+    stated = os.environ.get("NPROC", "")
+    cores = int(stated) if stated.isdigit() and int(stated) else len(os.sched_getaffinity(0))
+    return str(max(cores, jax.local_device_count()))
+
+
+def same(what: str, text: str, remedy: str = "give every process the same file, data and packages") -> None:
     """Every process must hold the same text.
 
     Raises:
@@ -219,7 +228,6 @@ def same(what: str, text: str) -> None:
 
     every = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
     apart = [str(i) for i, words in enumerate(np.asarray(every)) if (words != every[0]).any()]
-    remedy = "give every process the same file, data and packages"
     checks.require(
         not apart,
         what,
