@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from learnlag_jax.vocabulary import Array, PyTree
 
 CHAIN = 8  # leaves whose flags are combined by a plain chain of `and`
+SMALL = 1 << 12  # entries below which leaves are packed
 
 
 def _wide(x) -> Array:
@@ -69,12 +70,31 @@ def max_abs(x: PyTree) -> Array:
 
 
 def all_finite(x: PyTree) -> Array:
-    """True if no inexact leaf holds NaN or infinity."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]
-    if len(finite) < CHAIN:
-        return functools.reduce(jnp.logical_and, finite, jnp.asarray(True))
+    """True if no inexact leaf holds NaN or infinity.
+
+    x - x is 0, or NaN where x is not finite, and so is its sum: XLA on CPU sums floats in one pass with nothing written,
+    at twice the speed of `all(isfinite)` and without a kernel to compile. (Its maximum would drop NaN.)
+    """
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(x)]
+    packed = _packed([leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)])
+    zeros = [_modulus(jnp.sum(leaf - leaf)).astype(jnp.float32) for leaf in packed]
+    if len(zeros) < CHAIN:
+        return functools.reduce(jnp.logical_and, [zero == 0 for zero in zeros], jnp.asarray(True))
     # XLA copies a chain of scalars into every kernel that asks for its end, and turns `all` into one; not a sort
-    return jax.lax.sort(jnp.stack(finite))[0]
+    return jnp.all(jnp.stack(zeros) == 0)
+
+
+def _modulus(x: Array) -> Array:
+    return jnp.abs(x) if jnp.iscomplexobj(x) else x
+
+
+def _packed(leaves) -> list[Array]:
+    """Small leaves of one dtype as one vector: every shape that is summed alone costs kernels to compile."""
+    small, rest = {}, []
+    for leaf in leaves:
+        whole = all(axis is None for axis in jax.typeof(leaf).sharding.spec)  # split axes cannot be joined
+        small.setdefault(leaf.dtype, []).append(leaf) if whole and leaf.size < SMALL else rest.append(leaf)
+    return rest + [jnp.concatenate([leaf.ravel() for leaf in same]) for same in small.values()]
 
 
 def fill_where(bad, x: PyTree, value=jnp.nan) -> PyTree:
