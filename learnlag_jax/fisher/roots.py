@@ -231,14 +231,8 @@ def kronecker_spectrum(w: dict[int, Array], shape: tuple[int, ...]) -> Array:
 
 
 def energy(squares: Array, F: Array) -> Array:
-    """x' F^-1 x for a diagonal F, from |x|^2; float32; directions without a second moment carry none.
-
-    Arithmetic without a constant or a choice: XLA on CPU takes that into the sum, so that nothing is written and no shape
-    costs a kernel to compile.
-    """
-    seen = jnp.sign(F)  # 0 in a direction without a second moment
-    one = jnp.sign(jnp.exp(seen))
-    return jnp.sum(seen * (squares / (F + (one - seen)))).astype(jnp.float32)
+    """x' F^-1 x for a diagonal F, from |x|^2; float32; directions without a second moment carry none."""
+    return jnp.sum(_divide(squares, F)).astype(jnp.float32)
 
 
 # p(x) = a x + b x^3 + c x^5: each is the minimax approximation of 1 on what the one before leaves of [3e-3, 1] (Amsel et
