@@ -145,3 +145,15 @@ def test_one_entry_that_is_not_finite_is_seen_in_any_leaf(leaves):
     for i in range(leaves):
         for bad in (jnp.nan, jnp.inf):
             assert not bool(trees.all_finite([*tree[:i], tree[i].at[1].set(bad), *tree[i + 1 :]]))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float32", "complex64"])
+def test_one_entry_of_a_long_leaf_is_seen_and_large_numbers_are_finite(kind):
+    """Long leaves are summed by another kernel than short ones; a sum of their entries would overflow."""
+    tree = {"long": jnp.full((70, 70), 1e38, jnp.dtype(kind)), "short": jnp.ones(3, jnp.int32), "none": None}
+    finite = jax.jit(trees.all_finite)
+    assert bool(finite(tree))
+    bad = [jnp.nan, -jnp.inf] + [complex(1, jnp.inf), complex(0, jnp.nan)] * (kind == "complex64")
+    for value in bad:
+        for place in ((0, 0), (33, 41), (69, 69)):
+            assert not bool(finite(tree | {"long": tree["long"].at[place].set(value)}))

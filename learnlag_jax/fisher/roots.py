@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax.vocabulary import Array
 
@@ -36,6 +37,21 @@ def contract(spec: str, *stacks: Array) -> Array:
     inputs, output = spec.split("->")
     batched = ",".join("k" + letters for letters in inputs.split(","))
     return jnp.einsum(f"{batched}->k{output}", *stacks, precision=HIGHEST)
+
+
+def picked(stack: Array, first: Array, count: int) -> Array:
+    """stack[first[0] : first[0] + count], where XLA cannot know `first`: one kernel for all offsets.
+
+    XLA on CPU compiles a kernel for every constant offset: for the bases of 60 matrices that was half the compile time of
+    "eigen". It would also compile one for every scalar, but not for every array of several values: hence `first`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.roots import picked
+        >>> picked(jnp.arange(4.0), jnp.array([1, -1]), 2).tolist()
+        [1.0, 2.0]
+    """
+    return jax.lax.dynamic_slice_in_dim(stack, first[0], count, allow_negative_indices=False)
 
 
 def axis_moment(x: Array, axis: int) -> Array:
@@ -176,8 +192,18 @@ def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:
         >>> transport(jnp.array([[3.0, 5.0]]), {0: jnp.eye(2)[None]}, {0: swap}).tolist()
         [[5.0, 3.0]]
     """
-    for axis in old:
-        v = along(jnp.abs(contract("ai,aj->ij", new[axis].conj(), old[axis])) ** 2, v, axis)
+    return carried(v, {axis: turn(old[axis], new[axis]) for axis in old})
+
+
+def turn(old: Array, new: Array) -> Array:
+    """|R_ij|^2 of the turn R from old bases to new."""
+    return jnp.abs(contract("ai,aj->ij", new.conj(), old)) ** 2
+
+
+def carried(v: Array, turns: dict[int, Array]) -> Array:
+    """`transport`, from the squared turns on every axis."""
+    for axis, squared in turns.items():
+        v = along(squared, v, axis)
     return v
 
 
@@ -236,11 +262,15 @@ def polar(x: Array, steps: int = 5) -> Array:
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else jnp.swapaxes(x, -1, -2)
     x = _divide(x, jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
-    for coefficients in (*LIFT[:steps], *(POLISH,) * (steps - len(LIFT))):
-        a, b, c = (jnp.asarray(value, x.dtype) for value in coefficients)
+    coefficients = np.array((*LIFT[:steps], *(POLISH,) * (steps - len(LIFT))))
+
+    def step(x, abc):
+        a, b, c = abc
         gram = contract("ab,cb->ac", x, x)
         inner = b * gram + c * contract("ab,bc->ac", gram, gram)
-        x = a * x + contract("ab,bc->ac", inner, x)
+        return a * x + contract("ab,bc->ac", inner, x), None
+
+    x = jax.lax.scan(step, x, jnp.asarray(coefficients.reshape(-1, 3), x.dtype))[0]  # one step to compile
     return x if wide else jnp.swapaxes(x, -1, -2)
 
 

@@ -84,9 +84,9 @@ class Diagnostics(NamedTuple):
 
 
 def unmeasured() -> Diagnostics:
-    """Diagnostics before the first refresh."""
-    zero = jnp.zeros([], jnp.float32)
-    return Diagnostics(zero, zero, zero, zero, jnp.zeros([], jnp.int32))
+    """Diagnostics before the first refresh, in buffers of their own: a state that shares one cannot be donated."""
+    kinds = (jnp.float32, jnp.float32, jnp.float32, jnp.float32, jnp.int32)
+    return Diagnostics(*(jnp.zeros([], kind) for kind in kinds))
 
 
 class FisherState(NamedTuple):

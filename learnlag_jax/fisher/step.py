@@ -58,54 +58,61 @@ class Step:
 
     def run(self, updates: Leaves, samples: Leaves | None, mu: Leaves, nu: Leaves):
         """(updates, mu, nu, buckets, diagnostics) after this step."""
-        wide = lambda x, like: jnp.zeros(like.shape, like.dtype) if x is None else x.astype(like.dtype)
-        g = self._enter([wide(u, m) for u, m in zip(updates, mu, strict=True)])
-        x, per_sample = g, lambda f, x: f(x)
-        if samples is not None:
-            count = next((len(s) for s in samples if s is not None), 1)
-            like = [jax.ShapeDtypeStruct((count, *m.shape), m.dtype) for m in mu]
-            x = self._enter([wide(s, shape) for s, shape in zip(samples, like, strict=True)])
-            per_sample = lambda f, x: jnp.mean(jax.vmap(f)(x), 0)
-        buckets = self._factors(x, per_sample)
+        x = [None] * len(mu) if samples is None else _filled(samples, mu)
+        buckets = self._factors(updates, x, mu)
         due = self._due()
-        buckets, v, measured = self._refreshed(due, buckets, self._enter(nu))
+        buckets, v, measured = self._refreshed(due, buckets, nu)
         bases, spectra = self._bases(buckets), self._spectra(buckets)
-        m = [moment(gi, mi, self.b1, self.keep) for gi, mi in zip(g, self._enter(mu), strict=True)]
-        second = lambda basis: lambda xi: square(roots.rotate(xi, basis))
-        seen = [
-            None if vi is None else per_sample(second(basis), xi) for xi, vi, basis in zip(x, v, bases, strict=True)
-        ]
-        v = [None if new is None else moment(new, vi, self.b2, self.keep) for new, vi in zip(seen, v, strict=True)]
-        F = [vi if vi is not None else s for vi, s in zip(v, spectra, strict=True)]
-        out = [self._direction(seat, m[i], g[i], F[i], bases[i]) for i, seat in enumerate(self.seats)]
-        # |Q' g|^2 is at hand, unless F is of samples; where Q = I it is cheaper to square again than to keep it
-        squares = [new if samples is None and basis else None for new, basis in zip(seen, bases, strict=True)]
-        kinetic = self._kinetic(due, g, squares, F, bases)
+        leaf = self._shared(self._leaf, 0)
+        done = [leaf(*known) for known in zip(self.seats, updates, x, mu, v, bases, spectra, strict=True)]
+        out, m, v, squares, F = map(list, zip(*done, strict=True)) if done else [[]] * 5
+        kinetic = self._kinetic(due, updates, mu, squares, F, bases)
         skipped = self.state.diagnostics.skipped
         if self.keep is not None:
             skipped = skipped + jnp.where(self.keep, 0, 1).astype(jnp.int32)
-        given = zip(updates, self._leave(out, updates), strict=True)
-        updated = [u if u is None else o.astype(u.dtype) for u, o in given]
-        staleness, whitening, condition = measured
-        diagnostics = Diagnostics(kinetic, staleness, whitening, condition, skipped)
-        return updated, self._leave(m, mu), self._leave(v, nu), buckets, diagnostics
+        return out, m, v, buckets, Diagnostics(kinetic, *measured, skipped)
 
-    def _enter(self, leaves: Leaves) -> Leaves:
-        return [None if x is None else seat.enter(x) for seat, x in zip(self.seats, leaves, strict=True)]
+    def _shared(self, work: Callable, *static: int) -> Callable:
+        """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
+        if not isinstance(self.forward, jax.core.Tracer):
+            return work
+        return jax.jit(lambda *known: work(*known), static_argnums=static)
 
-    def _leave(self, new: Leaves, old: Leaves) -> Leaves:
-        """Back to leaves; one that had no gradient keeps what it was."""
-        return [
-            seat.leave(x) if present and x is not None else before
-            for seat, present, x, before in zip(self.seats, self.present, new, old, strict=True)
-        ]
+    def _leaf(self, seat: Seat, u, x, mu: Array, nu: Array | None, basis, spectrum: Array | None):
+        """(update, mu, nu, |Q' g|^2 if at hand, F) of one leaf; one without a gradient keeps what it was."""
+        g, v, squares = self._gradient(seat, u, mu), None, None
+        m = moment(g, seat.enter(mu), self.b1, self.keep)
+        if nu is not None:
+            seen = self._second(seat, lambda xi: square(roots.rotate(xi, basis)), u, x, mu)
+            v = moment(seen, seat.enter(nu), self.b2, self.keep)
+            # not of samples, which are not g; and where Q = I it is cheaper to square again than to keep it
+            squares = seen if x is None and basis else None
+        F = spectrum if v is None else v
+        if u is None:
+            return None, mu, nu, squares, F
+        out = seat.leave(self._direction(seat, m, g, F, basis)).astype(u.dtype)
+        return out, seat.leave(m), None if v is None else seat.leave(v), squares, F
+
+    def _gradient(self, seat: Seat, u, mu: Array) -> Array:
+        """As it is worked on, in the dtype of the momentum; zero where there is none."""
+        return seat.enter(jnp.zeros(mu.shape, mu.dtype) if u is None else u.astype(mu.dtype))
+
+    def _second(self, seat: Seat, moment_of: Callable, u, x, mu: Array) -> Array:
+        """A second moment of the gradient, or its mean over the samples x."""
+        if x is None:
+            return moment_of(self._gradient(seat, u, mu))
+        return jnp.mean(jax.vmap(moment_of)(seat.enter(x)), 0)
 
     # Factors: the running second moment along every axis, all those of one side in one bucket.
 
-    def _factors(self, x: Leaves, per_sample: Callable):
+    def _factors(self, updates: Leaves, x: Leaves, mu: Leaves):
+        along = self._shared(
+            lambda seat, axis, *leaf: self._second(seat, lambda stacked: roots.axis_moment(stacked, axis), *leaf), 0, 1
+        )
+
         def bucket(old: Bucket, slots):
-            along = lambda axis: lambda stacked: roots.axis_moment(stacked, axis)
-            new = jnp.concatenate([per_sample(along(axis), x[i]).astype(old.moment.dtype) for i, axis, _ in slots])
+            moments = [along(self.seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots]
+            new = jnp.concatenate([one.astype(old.moment.dtype) for one in moments])
             seen = np.concatenate([np.repeat(self.present[i], K) for i, _, K in slots])
             mixed = moment(new, old.moment, self.b2, self.keep)
             return Bucket(mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment), old.basis)
@@ -128,13 +135,14 @@ class Step:
         if not self.slots:
             return buckets, v, measured
         turning = [i for i, seat in enumerate(self.seats) if seat.plan.kind == "eigen"]
+        carry = self._shared(lambda seat, vi, turn: seat.leave(roots.carried(seat.enter(vi), turn)), 0)
 
         def renew(operands):
             buckets, carried, _ = operands
             found = [roots.refreshed(b.moment, b.basis, self.options.basis) for b in buckets]
+            turns = self._per_leaf([roots.turn(b.basis, new.basis) for b, new in zip(buckets, found, strict=True)])
+            carried = [carry(self.seats[i], vi, turns[i]) for i, vi in zip(turning, carried, strict=True)]
             renewed = tuple(Bucket(b.moment, new.basis) for b, new in zip(buckets, found, strict=True))
-            before, after = self._bases(buckets), self._bases(renewed)
-            carried = [roots.transport(vi, before[i], after[i]) for i, vi in zip(turning, carried, strict=True)]
             return renewed, carried, _worst([new.fit for new in found])
 
         operands = (buckets, [v[i] for i in turning], measured)
@@ -145,11 +153,12 @@ class Step:
     def _per_leaf(self, values):
         """{axis: slice} for every leaf, from one array a bucket."""
         found = [{} for _ in self.seats]
+        zero = jnp.minimum(self.state.count, 0)
+        picked = self._shared(lambda count, value, first: roots.picked(value, first, count), 0)
         for value, slots in zip(values, self.slots.values(), strict=True):
-            start = 0
-            for i, axis, count in slots:
-                found[i][axis] = value[start : start + count]
-                start += count
+            starts = np.cumsum([0, *(count for *_, count in slots)], dtype=np.int32)
+            for (i, axis, count), start in zip(slots, starts, strict=False):
+                found[i][axis] = picked(count, value, np.array([start, -1], np.int32) + zero)
         return found
 
     def _bases(self, buckets):
@@ -191,26 +200,44 @@ class Step:
     def _corrected(self, v: Array) -> Array:
         return v / self.c2.astype(v.dtype) if self.options.bias_correction else v
 
-    def _kinetic(self, due: Array, g: Leaves, squares: Leaves, F: Leaves, bases) -> Array:
+    def _kinetic(self, due: Array, updates: Leaves, mu: Leaves, squares: Leaves, F: Leaves, bases) -> Array:
         """(1/2P) g' F^-1 g, renewed once per refresh; F as it is stored, or the corrected one would be kept for this branch."""
-        used = [i for i, seat in enumerate(self.seats) if seat.plan.kind in DIAGONALISED and g[i].size]
+        used = [i for i, seat in enumerate(self.seats) if seat.plan.kind in DIAGONALISED and mu[i].size]
         if not used:
             return self.state.diagnostics.kinetic
 
         def measure():
-            energies = [self._energy(self.seats[i], g[i], squares[i], F[i], bases[i]) for i in used]
+            small = [i for i in used if not bases[i] and self.seats[i].spec is None and mu[i].size < trees.SMALL]
+            energy = self._shared(self._energy, 0)
+            alone = sorted(set(used) - set(small))
+            energies = [energy(self.seats[i], updates[i], mu[i], squares[i], F[i], bases[i]) for i in alone]
+            for dtype in sorted({self.seats[i].dtype for i in small}):  # together, for the sake of compilation
+                same = [i for i in small if self.seats[i].dtype == dtype]
+                g = [self._gradient(self.seats[i], updates[i], mu[i]).ravel() for i in same]
+                squared = square(jnp.concatenate(g))
+                energies.append(roots.energy(squared, jnp.concatenate([F[i].ravel() for i in same])))
             corrected = self.c2.astype(jnp.float32) if self.options.bias_correction else 1
-            return functools.reduce(operator.add, energies) * corrected / (2 * sum(g[i].size for i in used))
+            return functools.reduce(operator.add, energies) * corrected / (2 * sum(mu[i].size for i in used))
 
         when = due if self.slots else self.count % self.options.refresh == 0
         return jax.lax.cond(when, measure, lambda: self.state.diagnostics.kinetic)
 
-    def _energy(self, seat: Seat, g: Array, squares: Array | None, F: Array, basis) -> Array:
+    def _energy(self, seat: Seat, u, mu: Array, squares: Array | None, F: Array, basis) -> Array:
         """g' F^-1 g of one leaf; of a long elementwise one every 16th row stands for all, or a diagnostic would cost a step."""
+        g = self._gradient(seat, u, mu)
         if squares is None and not basis and seat.spec is None and g.size > LONG and len(g) >= EVERY:
             some, part = slice(None, None, EVERY), g[::EVERY].size
             return roots.energy(square(g[some]), F[some]) * jnp.float32(g.size / part)
         return roots.energy(square(roots.rotate(g, basis)) if squares is None else squares, F)
+
+
+def _filled(samples: Leaves, mu: Leaves) -> Leaves:
+    """Samples in the dtypes of the moments, zero where a leaf has none."""
+    count = next((len(s) for s in samples if s is not None), 1)
+    return [
+        jnp.zeros((count, *m.shape), m.dtype) if s is None else s.astype(m.dtype)
+        for s, m in zip(samples, mu, strict=True)
+    ]
 
 
 def begin(seats, updates, samples, state: FisherState, b1, b2, exponent, eps, options: FisherOptions) -> Step:

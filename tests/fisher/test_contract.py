@@ -180,3 +180,24 @@ def test_sharded_parameters_give_the_single_device_result(name, kind):
             assert jax.tree.map(jax.typeof, shard_state) == before
             assert str(jax.typeof(shard_state.mu["w"]).sharding.spec) == str(specs["w"])
     assert_close(jax.device_get(found), jax.device_get(expected), ulps=4096, scale=1.0)
+
+
+@pytest.mark.parametrize("name", MESH_STRUCTURES)
+def test_leaves_of_one_shape_are_lowered_once(name):
+    """What compiles 100 leaves in the time of a few shapes: functions per shape and not per leaf, offsets as data."""
+
+    def counts(leaves):
+        g = {f"{i}": jnp.ones((6, 4), jnp.float32) for i in range(leaves)} | {"b": jnp.ones(3, jnp.float32)}
+        optimiser = scale_by_fisher(name, options=FisherOptions(refresh=2))
+        text = jax.jit(optimiser.update).lower(g, optimiser.init(g)).as_text()
+        return text.count("func.func"), len(re.findall(r"stablehlo\.slice .*x(?:6x6|4x4)x", text))
+
+    assert counts(30) == counts(20)
+    assert counts(20)[1] == 0
+
+
+def test_a_fresh_state_can_be_donated():
+    g = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    optimiser = scale_by_fisher()
+    _, state = jax.jit(optimiser.update, donate_argnums=1)(g, optimiser.init(g))
+    assert int(state.count) == 1
