@@ -54,7 +54,7 @@ class Setting(NamedTuple):
 
 
 def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
-    """States, actions, costates, status and steps of the ravelled problem."""
+    """States, actions, status, steps and the model at the answer, costates included, of the ravelled problem."""
     U, X = jnp.clip(U0, low, high), X0.at[0].set(x0)
     finite = trees.all_finite((X[0], U)) & ~jnp.any(low > high)
     number = functools.partial(jnp.asarray, dtype=x0.dtype)
@@ -70,8 +70,8 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
         status_where(jnp.any(low > high), Status.infeasible), status_where(~finite, Status.nonfinite_input), end.status
     )
     unusable = (status == Status.nonfinite_function) | (status == Status.nonfinite_derivative) | ~finite
-    X, U, costates = trees.fill_where(unusable, (end.X, end.U, end.model.costates))
-    return X, U, costates, status, end.steps
+    X, U, model = trees.fill_where(unusable, (end.X, end.U, end.model))
+    return X, U, status, end.steps, model
 
 
 def _judged(at: Setting, st: Iterate) -> Iterate:
