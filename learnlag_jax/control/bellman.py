@@ -114,10 +114,14 @@ def bounds(mdp: MDP, v: Array) -> Bounds:
 def enclosed(mdp: MDP, v: Array, Tv: Array) -> Bounds:
     """The bounds, from v and T v."""
     d = Tv - v
-    slack = rounding(mdp, v)
-    lower = Tv + _series(mdp, jnp.min(d) - slack, downward=True) - slack
-    upper = Tv + _series(mdp, jnp.max(d) + slack, downward=False) + slack
-    return Bounds(lower, upper)
+    below, above = margins(mdp, jnp.min(d), jnp.max(d), rounding(mdp, v, largest_reward(mdp)))
+    return Bounds(Tv + below, Tv + above)
+
+
+def margins(mdp: MDP, least: Array, most: Array, slack: Array) -> tuple[Array, Array]:
+    """What the bounds add to T v, the same in every state, from the least and the largest entry of T v - v."""
+    below = _series(mdp, least - slack, downward=True) - slack
+    return below, _series(mdp, most + slack, downward=False) + slack
 
 
 def _series(mdp: MDP, x: Array, *, downward: bool) -> Array:
@@ -128,11 +132,15 @@ def _series(mdp: MDP, x: Array, *, downward: bool) -> Array:
     return jnp.where(x == 0, jnp.zeros_like(x), x * factor)
 
 
-def rounding(mdp: MDP, v: Array) -> Array:
+def largest_reward(mdp: MDP) -> Array:
+    """The largest |r|; a pass over all pairs, so a solver asks once."""
+    return jnp.max(jnp.where(jnp.isfinite(mdp.reward), jnp.abs(mdp.reward), 0))
+
+
+def rounding(mdp: MDP, v: Array, largest: Array) -> Array:
     """A bound on the rounding error of one T v: (terms + 2) eps (largest reward + g largest value)."""
     eps = jnp.finfo(v.dtype).eps
-    finite = jnp.where(jnp.isfinite(mdp.reward), jnp.abs(mdp.reward), 0)
-    size = jnp.max(finite) + mdp.discount * mdp.mass[1] * jnp.max(jnp.abs(v))
+    size = largest + mdp.discount * mdp.mass[1] * jnp.max(jnp.abs(v))
     return jnp.asarray((terms(mdp) + 2) * eps, v.dtype) * size
 
 

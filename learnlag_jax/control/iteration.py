@@ -4,7 +4,7 @@ Every method repeats: from v, one sweep gives T v, the greedy policy pi and the 
 tight enough, stop; else improve v. Value iteration takes T v; Gauss-Seidel the same state by state (or in 4096 blocks), each from the newest
 values of the others, which carries news along chains of states in one sweep; modified policy iteration goes on with sweeps of T_pi, which
 cost 1/A of a sweep of T, while they still flatten the increments; policy iteration and the Krylov method solve for the value
-of pi, exactly or roughly. The answer is the midpoint of the bounds: this midrange correction costs nothing and can save most
+of pi, exactly or roughly. Only T and the bounds need every digit; whatever v comes between is judged by them. The answer is the midpoint of the bounds: this midrange correction costs nothing and can save most
 of the sweeps.
 """
 
@@ -17,13 +17,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.control.bellman import bellman, enclosed, rounding
-from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.bellman import bellman, enclosed, largest_reward, margins, rounding
+from learnlag_jax.control.mdp import MDP, ROW_TOLERANCE
 from learnlag_jax.control.operators import action_values, block, under, under_matrix
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 METHODS = ("auto", "value_iteration", "gauss_seidel", "modified_policy_iteration", "policy_iteration", "krylov")
-SWEEPS = 20
+SWEEPS, AT_A_TIME, SETTLED = 20, 5, 20
 BLOCKS = 4096
 KRYLOV_TOLERANCE, KRYLOV_STEPS = 1e-2, 60
 LARGEST_DIRECT = 8192
@@ -36,7 +36,7 @@ class Values(NamedTuple):
         value: [S], the midpoint of the bounds.
         residual: largest |T value - value|, the Bellman residual (scalar).
         status: `Status`; converged if the largest upper - lower is at most the tolerance.
-        steps: sweeps of T taken.
+        steps: sweeps of T taken; the first, from v = 0, is the rewards themselves.
         policy: [S] int32, greedy; its own value is also at least `lower`, so it loses at most upper - lower.
         lower, upper: [S], bounds that contain V* whatever the status (except nonfinite_input: NaN).
         sweeps: sweeps of T_pi taken, each 1/A of the work of one of T.
@@ -63,6 +63,7 @@ class _Iterate(NamedTuple):
     policy: Array
     gap: Array
     floor: Array
+    largest: Array
     steps: Array
     sweeps: Array
     slow: Array
@@ -81,7 +82,7 @@ def solve_mdp(
             processes where values travel along the order of the states; "modified_policy_iteration"; "policy_iteration", with a direct solve of
             (I - discount P_pi) v = r_pi; "krylov", a Newton step (I - discount P_pi) x = T v - v by BiCGStab to one
             percent, taken only if it tightens the bounds, else a step of modified policy iteration; "auto", modified policy
-            iteration that turns to Krylov steps where its sweeps mix slowly.
+            iteration that turns to Krylov steps once the policy has settled and its sweeps still mix slowly.
         tol: stop when the largest upper - lower is at most this, in units of the reward.
         max_steps: limit on sweeps of the Bellman operator.
         v0: [S] first guess; zero if left out.
@@ -110,20 +111,22 @@ def solve_mdp(
     checks.require(small, "method", f"policy_iteration on {S} states", f"<= {LARGEST_DIRECT}", 'use method="krylov"')
     if not checks.is_traced(tol):
         checks.require(tol > 0, "tol", tol, "a positive gap", "raise it")
-    v0 = jnp.zeros(mdp.reward.shape[0], mdp.reward.dtype) if v0 is None else jnp.asarray(v0, mdp.reward.dtype)
-    checks.shape(v0, mdp.reward.shape[:1], "v0")
+    if v0 is not None:
+        v0 = jnp.asarray(v0, mdp.reward.dtype)
+        checks.shape(v0, mdp.reward.shape[:1], "v0")
     return _solve(mdp, v0, jnp.asarray(tol, mdp.reward.dtype), method, max_steps)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "max_steps"))
-def _solve(mdp: MDP, v0: Array, tol: Array, method: str, max_steps: int) -> Values:
-    improve = _IMPROVE[method]
-
+def _solve(mdp: MDP, v0: Array | None, tol: Array, method: str, max_steps: int) -> Values:
     def unfinished(it: _Iterate):
         return (it.gap > jnp.maximum(tol, it.floor)) & (it.steps < max_steps)
 
-    start = _judged(mdp, v0, jnp.int32(1), jnp.int32(0), jnp.asarray(False))
-    end = lax.while_loop(unfinished, functools.partial(improve, mdp), start)
+    end, improve = _first(mdp, v0), functools.partial(_IMPROVE[method], mdp)
+    if method == "auto":
+        end = lax.while_loop(lambda it: unfinished(it) & ~it.slow, improve, end)
+        improve = functools.partial(_krylov, mdp)
+    end = lax.while_loop(unfinished, improve, end)
     lower, upper = enclosed(mdp, end.v, end.Tv)
     value = lower + (upper - lower) / 2
     status = first_failure(
@@ -135,17 +138,24 @@ def _solve(mdp: MDP, v0: Array, tol: Array, method: str, max_steps: int) -> Valu
     return Values(value, residual, status, end.steps, end.policy, lower, upper, end.sweeps)
 
 
-def _judged(mdp: MDP, v: Array, steps, sweeps, slow) -> _Iterate:
+def _first(mdp: MDP, v0: Array | None) -> _Iterate:
+    """Where nothing is known about the future, v = 0, the sweep is the rewards themselves."""
+    v = jnp.zeros(mdp.reward.shape[0], mdp.reward.dtype) if v0 is None else v0
+    Q = mdp.reward if v0 is None else action_values(mdp, v)
+    return _judged(mdp, v, Q, largest_reward(mdp), jnp.int32(1), jnp.int32(0), jnp.asarray(False))
+
+
+def _judged(mdp: MDP, v: Array, Q: Array, largest, steps, sweeps, slow) -> _Iterate:
     """T v, the greedy policy, and how far apart the bounds are; below `floor` only rounding is left."""
-    Q = action_values(mdp, v)
-    Tv = jnp.max(Q, 1)
-    lower, upper = enclosed(mdp, v, Tv)
-    floor = 4 * rounding(mdp, v) / (1 - mdp.discount * mdp.mass[1])
-    return _Iterate(v, Tv, jnp.argmax(Q, 1).astype(jnp.int32), jnp.max(upper - lower), floor, steps, sweeps, slow)
+    Tv, policy, slack = jnp.max(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
+    below, above = margins(mdp, jnp.min(Tv - v), jnp.max(Tv - v), slack)
+    floor = 4 * slack / (1 - mdp.discount * mdp.mass[1])
+    return _Iterate(v, Tv, policy, above - below, floor, largest, steps, sweeps, slow)
 
 
 def _next(mdp: MDP, it: _Iterate, v: Array, sweeps, slow: Any = False) -> _Iterate:
-    return _judged(mdp, v, it.steps + 1, it.sweeps + jnp.int32(sweeps), jnp.asarray(slow))
+    count = it.steps + 1, it.sweeps + jnp.int32(sweeps)
+    return _judged(mdp, v, action_values(mdp, v), it.largest, *count, jnp.asarray(slow))
 
 
 def _value_iteration(mdp: MDP, it: _Iterate) -> _Iterate:
@@ -172,21 +182,49 @@ def _spread(x: Array) -> Array:
 
 
 def _modified(mdp: MDP, it: _Iterate) -> _Iterate:
-    """Sweeps of T_pi from T v, until their increments are 5 A times flatter than those of T, which costs A of them."""
-    reward, carry_over = under(mdp, it.policy)
-    goal = _spread(it.Tv - it.v) / (5 * mdp.reward.shape[1])
+    """Sweeps of T_pi from T v, until their increments are 5 A times flatter than those of T, which costs A of them.
+
+    It is slow if all sweeps allowed are not enough and the gap is not even halved, though few states have changed their action: a
+    policy that still moves is not worth a better value.
+    """
+    carry_over, increment, goal = _increments(mdp, it)
+    total, rest, count = _swept(carry_over, increment, goal)
+    new = _next(mdp, it, it.Tv + total.astype(it.v.dtype), count)
+    settled = SETTLED * jnp.sum(new.policy != it.policy, dtype=jnp.int32) <= len(it.v)
+    return new._replace(slow=(rest > goal) & settled & (new.gap > it.gap / 2))
+
+
+def _increments(mdp: MDP, it: _Iterate) -> tuple[Callable, Array, Array]:
+    """discount P_pi, the increment T v - v it starts from, and how flat its last image should be.
+
+    Of increments a few digits are enough, since the next T starts from whatever they lead to: float32 moves fewer bytes. A
+    constant would hide the rest from it, and where rows sum alike it moves all values alike, which the bounds do not see: it
+    is left out.
+    """
+    d = it.Tv - it.v
+    low, high = jnp.min(d), jnp.max(d)
+    alike = mdp.mass[1] - mdp.mass[0] < ROW_TOLERANCE
+    increment = d - jnp.where(alike, low + (high - low) / 2, 0)
+    goal = (high - low) / (5 * mdp.reward.shape[1])
+    return under(mdp, it.policy, jnp.float32)[1], increment.astype(jnp.float32), goal.astype(jnp.float32)
+
+
+def _swept(carry_over: Callable, increment: Array, goal: Array) -> tuple[Array, Array, Array]:
+    """The sum of the images of an increment, how rough the last one is, and how many there were."""
+
+    def sweep(_, carry):
+        image = carry_over(carry[0])
+        return image, carry[1] + image
+
+    def sweeps(carry):
+        image, total = lax.fori_loop(0, AT_A_TIME, sweep, carry[:2])
+        return image, total, _spread(image), carry[3] + AT_A_TIME
 
     def rough(carry):
-        return (carry[1] > goal) & (carry[2] < SWEEPS)
+        return (carry[2] > goal) & (carry[3] < SWEEPS)
 
-    def sweep(carry):
-        u, _, count = carry
-        after = reward + carry_over(u)
-        return after, _spread(after - u), count + 1
-
-    first = (it.Tv, jnp.asarray(jnp.inf, it.v.dtype), jnp.int32(0))
-    u, rest, count = lax.while_loop(rough, sweep, first)
-    return _next(mdp, it, u, count, rest > goal)
+    start = increment, jnp.zeros_like(increment), jnp.float32(jnp.inf), jnp.int32(0)
+    return lax.while_loop(rough, sweeps, start)[1:]
 
 
 def _policy_iteration(mdp: MDP, it: _Iterate) -> _Iterate:
@@ -198,18 +236,14 @@ def _krylov(mdp: MDP, it: _Iterate) -> _Iterate:
     """The Newton step for T v - v = 0, kept only if the bounds come at least a tenth closer."""
     _, carry_over = under(mdp, it.policy)
     x, count = bicgstab(lambda u: u - carry_over(u), it.Tv - it.v, KRYLOV_TOLERANCE, KRYLOV_STEPS)
-    candidate = _next(mdp, it, it.v + x, count, True)
-    kept = candidate.gap < 0.9 * it.gap
-    careful = lambda: _modified(mdp, it._replace(sweeps=candidate.sweeps, steps=candidate.steps))._replace(slow=kept)
-    return lax.cond(kept, lambda: candidate, careful)
+    candidate = _next(mdp, it, it.v + x, count)
+    careful = lambda: _modified(mdp, it._replace(sweeps=candidate.sweeps, steps=candidate.steps))
+    return lax.cond(candidate.gap < 0.9 * it.gap, lambda: candidate, careful)
 
 
-def _auto(mdp: MDP, it: _Iterate) -> _Iterate:
-    return lax.cond(it.slow, functools.partial(_krylov, mdp), functools.partial(_modified, mdp), it)
-
-
+# what improves an iterate; "auto" goes on to Krylov steps once that is slow
 _IMPROVE = {
-    "auto": _auto,
+    "auto": _modified,
     "value_iteration": _value_iteration,
     "gauss_seidel": _gauss_seidel,
     "modified_policy_iteration": _modified,

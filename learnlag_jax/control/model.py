@@ -86,20 +86,26 @@ def model_at(p: Problem, X: Array, U: Array, theta) -> Model:
     )
 
 
-def projected(U: Array, slope: Array, low: Array, high: Array) -> Array:
+def projected(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:
     """dH/da, or, where an action is bounded, what a step along it would move before the bounds cut it off."""
+    if low is None or high is None:
+        return slope
     bounded = jnp.isfinite(low) | jnp.isfinite(high)
     return jnp.where(bounded, jnp.clip(U + slope, low, high) - U, slope)
 
 
 def free_actions(U, slope, low, high):
-    """1 where an action may move: not at a bound with dH/da pointing outside."""
+    """1 where an action may move: not at a bound with dH/da pointing outside. None where there are no bounds."""
+    if low is None:
+        return None
     stuck = ((high <= U) & (slope > 0)) | ((low >= U) & (slope < 0))
     return jnp.where(stuck, 0.0, 1.0).astype(U.dtype)
 
 
-def masked(model: Model, free: Array) -> tuple[Array, Array]:
+def masked(model: Model, free: Array | None) -> tuple[Array, Array]:
     """H and W of the model in which the actions that are not free stay where they are."""
+    if free is None:
+        return model.H, model.W
     size = model.H.shape[-1]
     on = jnp.concatenate([free, jnp.ones((len(free), size - free.shape[1]), free.dtype)], 1)
     stay = (1 - on)[:, None] * jnp.eye(size, dtype=free.dtype)[None]

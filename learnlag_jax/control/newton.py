@@ -48,15 +48,16 @@ class Setting(NamedTuple):
     problem: Problem
     options: Options
     x0: Array
-    low: Array
-    high: Array
+    low: Array | None
+    high: Array | None
     theta: object
 
 
 def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
-    """States, actions, costates, status and steps of the ravelled problem."""
+    """States, actions, status, steps and the model at the answer, costates included, of the ravelled problem."""
     U, X = jnp.clip(U0, low, high), X0.at[0].set(x0)
-    finite = trees.all_finite((X[0], U)) & ~jnp.any(low > high)
+    crossed = jnp.asarray(False) if low is None else jnp.any(low > high)
+    finite = trees.all_finite((X[0], U)) & ~crossed
     number = functools.partial(jnp.asarray, dtype=x0.dtype)
     zero, setting = jnp.int32(0), Setting(p, options, x0, low, high, theta)
     start = Iterate(X, U, model_at(p, X, U, theta), number(0.0), zero, zero, number(jnp.inf), zero, finite)
@@ -67,11 +68,11 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
 
     end = lax.while_loop(lambda st: st.running, step, _judged(setting, start))
     status = first_failure(
-        status_where(jnp.any(low > high), Status.infeasible), status_where(~finite, Status.nonfinite_input), end.status
+        status_where(crossed, Status.infeasible), status_where(~finite, Status.nonfinite_input), end.status
     )
     unusable = (status == Status.nonfinite_function) | (status == Status.nonfinite_derivative) | ~finite
-    X, U, costates = trees.fill_where(unusable, (end.X, end.U, end.model.costates))
-    return X, U, costates, status, end.steps
+    X, U, model = trees.fill_where(unusable, (end.X, end.U, end.model))
+    return X, U, status, end.steps, model
 
 
 def _judged(at: Setting, st: Iterate) -> Iterate:
@@ -85,7 +86,8 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
     idle = jnp.where(relative < st.best / 2, 0, st.idle)
     floor = relative <= 64 * n * eps
     value_bad = ~jnp.isfinite(model.reward) | ~trees.all_finite(model.gaps)
-    slope_bad = ~trees.all_finite((model.H, model.W, model.Pn, model.costates))
+    # what is not finite in the first derivatives shows in the costates or in dH/da
+    slope_bad = ~trees.all_finite((model.H, model.slope, model.Pn, model.costates))
     failed = first_failure(
         status_where(value_bad, Status.nonfinite_function),
         status_where(slope_bad, Status.nonfinite_derivative),

@@ -1,6 +1,8 @@
 """What every solver asks of a process: expected next values, for all actions or under one policy, however P is held."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -13,19 +15,22 @@ from learnlag_jax.vocabulary import Array
 UNROLLED = 32
 
 
-def _weighed(chance: Array, v: Array, successor: Array) -> Array:
-    """sum_j chance[..., j] v[successor[..., j]].
+def _gathered(v: Array, index: Array) -> Array:
+    """v[index]; no index is negative, and asking whether one is would cost a third of a sweep."""
+    return v.at[index].get(mode="clip", wrap_negative_indices=False)
+
+
+def _weighed(chance: Array, v: Array, successor: Array, axis: int = -1) -> Array:
+    """sum_j chance_j v[successor_j], j along the first or the last axis.
 
     Few terms are written out: one fused pass over the pairs, two to three times the speed of a gather and a reduction.
     """
-    gathered = lambda index: v.at[index].get(mode="clip")
-    K = chance.shape[-1]
+    K = chance.shape[axis]
     if K > UNROLLED:
-        return jnp.sum(chance * gathered(successor), -1)
-    total = chance[..., 0] * gathered(successor[..., 0])
-    for j in range(1, K):
-        total = total + chance[..., j] * gathered(successor[..., j])
-    return total
+        return jnp.sum(chance * _gathered(v, successor), axis)
+    term = lambda j: (chance[j], successor[j]) if axis == 0 else (chance[..., j], successor[..., j])
+    products = (p * _gathered(v, index) for p, index in map(term, range(K)))
+    return functools.reduce(operator.add, products)
 
 
 def expected(mdp: MDP, v: Array) -> Array:
@@ -81,21 +86,27 @@ def _pick(x: Array, policy: Array) -> Array:
     return jnp.take_along_axis(x, policy.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
 
 
-def under(mdp: MDP, policy: Array) -> tuple[Array, Callable]:
-    """The process under a policy: its reward [S], and v -> discount P_pi v."""
+def under(mdp: MDP, policy: Array, dtype=None) -> tuple[Array, Callable]:
+    """The process under a policy: its reward [S], and v -> discount P_pi v, in another dtype if asked for."""
     held, reward = mdp.transition, _pick(mdp.reward, policy)
+    dtype = dtype or reward.dtype
+    discount = mdp.discount.astype(dtype)
     if isinstance(held, Dense):
-        matrix = mdp.discount * _pick(held.probability, policy)
+        matrix = discount * _pick(held.probability, policy).astype(dtype)
         return reward, lambda v: matrix @ v
     if isinstance(held, Functions):
         pairs = jnp.arange(len(policy), dtype=jnp.int32), policy
         batch = min(len(policy), held.chunk)
         return (
             reward,
-            lambda v: mdp.discount * lax.map(lambda p: _average(held, p[0], p[1], v), pairs, batch_size=batch),
+            lambda v: discount * lax.map(lambda p: _average(held, p[0], p[1], v), pairs, batch_size=batch),
         )
-    successor, weight = _pick(held.successor, policy), mdp.discount * _pick(held.probability, policy)
-    return reward, lambda v: _weighed(weight, v, successor)
+    successor, weight = _pick(held.successor, policy), discount * _pick(held.probability, policy).astype(dtype)
+    if weight.shape[1] > UNROLLED:
+        return reward, lambda v: _weighed(weight, v, successor)
+    # the j-th term of all states side by side, as they are read: two thirds of the time
+    successor, weight = successor.T, weight.T
+    return reward, lambda v: _weighed(weight, v, successor, 0)
 
 
 def under_matrix(mdp: MDP, policy: Array) -> tuple[Array, Array]:

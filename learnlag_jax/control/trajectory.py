@@ -105,7 +105,9 @@ def solve(
     if states0 is not None:
         path_length(states0, actions0)
         checks.same_structure(at(states0, 0), s0, "states0[0]", "s0")
-    low, high = (_bound(x, actions0, name, s) for x, name, s in ((lower, "lower", -1), (upper, "upper", 1)))
+    low, high = (None, None)  # known to be absent, bounds cost nothing
+    if lower is not None or upper is not None:
+        low, high = (_bound(x, actions0, name, s) for x, name, s in ((lower, "lower", -1), (upper, "upper", 1)))
     leaf, action = jax.tree.leaves(s0)[0], jax.tree.leaves(actions0)[0]
     same = {jnp.result_type(x) for x in jax.tree.leaves((s0, actions0))} == {jnp.result_type(leaf)}
     like = f"{leaf.dtype}, as in s0"
@@ -122,14 +124,14 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
     x0, fold_s = trees.ravel(s0)
     _, fold_a = trees.ravel(at(actions0, 0))
     flat = _flat(checked(problem), fold_s, fold_a)
-    U0, low, high = (jax.vmap(vector)(a) for a in (actions0, low, high))
+    U0 = jax.vmap(vector)(actions0)
+    low, high = (None if a is None else jax.vmap(vector)(a) for a in (low, high))
     X0 = rolled(flat, x0, U0, theta) if states0 is None else jax.vmap(vector)(states0)
-    X, U, prices, status, steps = _path(flat, options, x0, X0, U0, low, high, theta)
-    model = model_at(flat, X, U, theta)
+    X, U, status, steps, model = _path(flat, options, x0, X0, U0, low, high, theta)
     free = free_actions(U, model.slope, low, high)
     _, K, pivots = sweep(*masked(model, free), model.Pn, jnp.zeros((), x0.dtype))
     setting = Setting(flat, options, x0, low, high, theta)
-    X, U, prices, residual = _polished(setting, (X, U, prices), model.gaps, K, _solved(status))
+    X, U, prices, residual = _polished(setting, (X, U, model.costates), model.gaps, K, _solved(status))
     rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
     value = jnp.asarray(flat.terminal(X[-1], theta), rewards.dtype) + jnp.sum(rewards)
     paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(prices)
@@ -188,33 +190,36 @@ def _bound(x, actions: PyTree, name: str, sign: int) -> PyTree:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _path(p: Problem, options: Options, x0, X0, U0, low, high, theta):
-    """States, actions, costates, status and steps; differentiated by the rule below."""
+    """States, actions, status, steps and the model there; differentiated by the rule below."""
     return newton(p, options, x0, X0, U0, low, high, theta)
 
 
 @_path.defjvp
 def _path_jvp(p: Problem, options: Options, primals, tangents):
-    """Differentiate stationarity = 0: the Riccati factors at the solution, applied to the tangents of the residual."""
+    """Differentiate stationarity = 0: the Riccati factors at the solution, applied to the tangents of the residual.
+
+    The model moves with the path it is taken at; only its costates have a rule of their own.
+    """
     x0, X0, U0, low, high, theta = primals
     dx0, _, _, dlow, dhigh, dtheta = tangents
     answer = _path(p, options, x0, X0, U0, low, high, theta)
-    X, U, costates, status, _ = answer
+    X, U, status, _, model = answer
 
     def residual(x0, theta):
-        return stationarity(p, x0, X, U, costates, theta)
+        return stationarity(p, x0, X, U, model.costates, theta)
 
     _, moved = jax.jvp(residual, (x0, theta), (dx0, dtheta))
-    model = model_at(p, X, U, theta)
-    free = free_actions(U, model.slope, low, high)
-    pinned = jnp.where(free > 0, 0.0, jnp.where(high <= U, dhigh, dlow))
-    m = U.shape[1]
+    free, m = free_actions(U, model.slope, low, high), U.shape[1]
+    H, W = masked(model, free)
+    free = jnp.ones_like(U) if free is None else free
+    pinned = jnp.zeros_like(U) if low is None else jnp.where(free > 0, 0.0, jnp.where(high <= U, dhigh, dlow))
     pressed = along(model.H[:, :-1, :m], pinned)
     r, q = free * (pressed[:, :m] - moved.action), pressed[:, m:] - moved.costate[:-1]
     c = along(model.W[:, :-1, :m], pinned) + moved.dynamics[1:]
-    H, W = masked(model, free)
     dX, dU, dcostates = linear_response(H, W, model.Pn, r, q, c, moved.dynamics[0], -moved.costate[-1])
     # a factor, not a `where`, so that the transpose is NaN as well
     factor = jnp.where(_solved(status), 1.0, jnp.nan).astype(X.dtype)
     dX, dU, dcostates = trees.scale(factor, (dX, dU + pinned, dcostates))
+    _, dmodel = jax.jvp(lambda *x: model_at(p, *x), (X, U, theta), (dX, dU, dtheta))
     none = lambda x: np.zeros(jnp.shape(x), jax.dtypes.float0)
-    return answer, (dX, dU, dcostates, none(answer[3]), none(answer[4]))
+    return answer, (dX, dU, none(answer[2]), none(answer[3]), dmodel._replace(costates=dcostates))

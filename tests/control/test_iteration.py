@@ -116,6 +116,38 @@ def test_midrange_correction_saves_most_sweeps_of_value_iteration(float64):
     assert int(got.steps) * 20 < plain
 
 
+def test_the_first_sweep_from_nothing_is_that_of_zero_values(dtype):
+    mdp = garnet(S, A, K, 0.9, dtype, 6)
+    free, paid = (solve_mdp(mdp, v0=v0, max_steps=1) for v0 in (None, jnp.zeros(S, dtype)))
+    for name in ("value", "lower", "upper", "policy", "steps"):
+        assert jnp.array_equal(getattr(free, name), getattr(paid, name)), name
+    assert not jnp.array_equal(solve_mdp(mdp, v0=jnp.arange(S, dtype=dtype), max_steps=1).value, free.value)
+
+
+@pytest.mark.parametrize("method", ["auto", "modified_policy_iteration"])
+def test_a_constant_in_the_rewards_costs_no_sweeps(float64, method):
+    """Sweeps of T_pi run in float32, where a million would leave no digit of a hundredth."""
+    P, R = dense_arrays(S, A, K, 7)
+    low, high = (solve_mdp(mdp_dense(P, R + c, 0.95), method=method, tol=1e-5) for c in (0.0, 1e6))
+    assert int(high.status) == 0
+    assert (int(high.steps), int(high.sweeps)) == (int(low.steps), int(low.sweeps))
+    assert np.abs(high.value - 1e6 / (1 - 0.95) - low.value).max() < 1e-5
+
+
+def test_auto_turns_to_krylov_only_where_a_settled_policy_mixes_slowly(float64):
+    """A walk around a ring forgets where it started after some 60^2 steps; a random process at once."""
+    place = np.arange(60)
+    around = np.stack([(place + 1) % 60, (place - 1) % 60], -1)[:, None]
+    ring = mdp_sparse(around, np.full((60, 1, 2), 0.5), np.cos(2 * np.pi * place / 60)[:, None], 0.9999)
+    auto, sweeping = (solve_mdp(ring, method=m, tol=1e-8) for m in ("auto", "modified_policy_iteration"))
+    assert int(auto.status) == int(sweeping.status) == 0
+    # the wave that the walk damps by cos(2 pi / 60) a step
+    assert np.abs(auto.value - ring.reward[:, 0] / (1 - 0.9999 * np.cos(2 * np.pi / 60))).max() < 1e-7
+    assert 4 * int(auto.sweeps) < int(sweeping.sweeps)
+    quick = garnet(60, 4, 5, 0.999, float64)
+    assert int(solve_mdp(quick).sweeps) == int(solve_mdp(quick, method="modified_policy_iteration").sweeps)
+
+
 def test_zero_rewards_one_state_and_zero_discount(dtype):
     P, R = dense_arrays(S, A, K)
     nothing = solve_mdp(mdp_dense(jnp.asarray(P, dtype), jnp.zeros((S, A), dtype), 0.9))

@@ -63,6 +63,28 @@ def test_derivatives_of_the_path_match_finite_differences_in_both_modes(float64)
     assert scale > 1e-2
 
 
+def test_gains_and_pivot_move_with_the_parameter(float64):
+    """They come from the model of the last iterate, whose derivative is that of the whole path."""
+    s0, a0, theta = pendulum_start(float64)
+    start = solve_pendulum(s0, a0, theta).actions
+    proof = jax.jit(lambda theta: solve(pendulum(), s0, start, theta, tol=1e-12)[7:])
+    step, h = {"g": jnp.array(1.0)}, 1e-4
+    _, slope = jax.jvp(proof, (theta,), (step,))
+    moved = [proof(trees.axpy(e, step, theta)) for e in (h, -h)]
+    difference = trees.scale(1 / (2 * h), trees.subtract(*moved))
+    scale = float(trees.max_abs(slope))
+    assert float(trees.max_abs(trees.subtract(slope, difference))) < 1e-4 * scale
+    assert scale > 1e-2
+
+
+def test_no_bounds_are_bounds_at_infinity(dtype):
+    s0, a0, theta = pendulum_start(dtype)
+    bounded = jax.jit(lambda *x: solve(pendulum(), *x, lower=-jnp.inf, upper=jnp.inf))(s0, a0, theta)
+    free = solve_pendulum(s0, a0, theta)
+    assert int(free.status) == int(bounded.status) == 0
+    assert_close(free.actions, bounded.actions, ulps=2**12, scale=float(trees.max_abs(free.actions)))
+
+
 def test_hessian_of_the_optimal_value_and_vmap_over_starts():
     f = lambda s: solve(scalar_regulator(), s, jnp.zeros(30)).value
     golden = (1 + np.sqrt(5)) / 2
@@ -156,6 +178,8 @@ def test_trouble_is_flagged_never_silent(float64):
     assert int(solve(unbounded, one, start).status) != 0
     root = Problem(lambda s, a, k, th: -jnp.sqrt(jnp.abs(a)) - s**2, lambda s, a, k, th: s + a)
     assert int(solve(root, one, start).status) == Status.nonfinite_derivative
+    steep = Problem(lambda s, a, k, th: -(a**2) - s**2, lambda s, a, k, th: s + jnp.sqrt(jnp.abs(a)))
+    assert int(solve(steep, one, start).status) == Status.nonfinite_derivative
     grad = jax.grad(lambda s: jnp.sum(solve(scalar_regulator(), s, start, max_steps=0).actions))(one)
     assert jnp.isnan(grad)
 
