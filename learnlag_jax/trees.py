@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.vocabulary import Array, PyTree
 
 CHAIN = 8  # leaves whose flags are combined by a plain chain of `and`
@@ -65,7 +66,7 @@ def norm(x: PyTree) -> Array:
 
 def max_abs(x: PyTree) -> Array:
     """Largest absolute entry over all leaves; 0 for an empty tree; NaN if any entry is."""
-    largest = [jnp.max(jnp.abs(_wide(leaf)), initial=0.0) for leaf in jax.tree.leaves(x)]
+    largest = [largest_size(_wide(leaf)) for leaf in jax.tree.leaves(x)]
     return functools.reduce(jnp.maximum, _widest(largest))
 
 

@@ -16,6 +16,7 @@ from jax import lax
 from learnlag_jax import checks, trees
 from learnlag_jax.control.mdp import MDP
 from learnlag_jax.control.operators import action_values, terms
+from learnlag_jax.extrema import largest, largest_size, smallest
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 LAZINESS = 0.5
@@ -95,9 +96,9 @@ def _relative_values(mdp: MDP, tol: Array, max_steps: int) -> Gain:
 
     def judged(h, steps):
         Q = action_values(undiscounted, h)
-        d = jnp.max(Q, 1) - h
+        d = largest(Q, 1) - h
         slack = eps * (size + jnp.max(jnp.abs(h)))
-        return h, d, jnp.argmax(Q, 1).astype(jnp.int32), jnp.min(d) - slack, jnp.max(d) + slack, 8 * slack, steps
+        return h, d, jnp.argmax(Q, 1).astype(jnp.int32), smallest(d) - slack, largest(d) + slack, 8 * slack, steps
 
     def unfinished(c):
         return (c[4] - c[3] > jnp.maximum(tol, c[5])) & (c[6] < max_steps)
@@ -114,4 +115,4 @@ def _relative_values(mdp: MDP, tol: Array, max_steps: int) -> Gain:
         status_where((gap > tol) & (gap <= floor), Status.acceptable),
         status_where(~(gap <= tol), Status.max_steps),
     )
-    return Gain(value, jnp.max(jnp.abs(d - value)), status, steps, policy, h, lower, upper)
+    return Gain(value, largest_size(d - value), status, steps, policy, h, lower, upper)

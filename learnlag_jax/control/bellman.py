@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from learnlag_jax import checks
 from learnlag_jax.control.mdp import MDP
 from learnlag_jax.control.operators import action_values, terms
+from learnlag_jax.extrema import largest, smallest
 from learnlag_jax.vocabulary import Array
 
 
@@ -58,7 +59,7 @@ def bellman(mdp: MDP) -> Callable:
 
     def T(v):
         _values(mdp, v)
-        return jnp.max(action_values(mdp, v), 1)
+        return largest(action_values(mdp, v), 1)
 
     return T
 
@@ -114,7 +115,7 @@ def bounds(mdp: MDP, v: Array) -> Bounds:
 def enclosed(mdp: MDP, v: Array, Tv: Array) -> Bounds:
     """The bounds, from v and T v."""
     d = Tv - v
-    below, above = margins(mdp, jnp.min(d), jnp.max(d), rounding(mdp, v, largest_reward(mdp)))
+    below, above = margins(mdp, smallest(d), largest(d), rounding(mdp, v, largest_reward(mdp)))
     return Bounds(Tv + below, Tv + above)
 
 

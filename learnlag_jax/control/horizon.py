@@ -9,6 +9,7 @@ from jax import lax
 from learnlag_jax import checks, trees
 from learnlag_jax.control.mdp import MDP
 from learnlag_jax.control.operators import action_values, under
+from learnlag_jax.extrema import largest
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 
@@ -67,7 +68,7 @@ def backward_induction(mdp: MDP, horizon: int, terminal: Array | None = None) ->
 
     def step(v, _):
         Q = action_values(mdp, v)
-        now = jnp.max(Q, 1), jnp.argmax(Q, 1).astype(jnp.int32)
+        now = largest(Q, 1), jnp.argmax(Q, 1).astype(jnp.int32)
         return now[0], now
 
     _, (values, policy) = lax.scan(step, last, length=horizon, reverse=True)

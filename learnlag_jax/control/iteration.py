@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from learnlag_jax import checks, trees
+from learnlag_jax import checks, extrema, trees
 from learnlag_jax.control.bellman import bellman, enclosed, largest_reward, margins, rounding
 from learnlag_jax.control.mdp import MDP, ROW_TOLERANCE
 from learnlag_jax.control.operators import action_values, block, under, under_matrix
@@ -147,7 +147,7 @@ def _first(mdp: MDP, v0: Array | None) -> _Iterate:
 
 def _judged(mdp: MDP, v: Array, Q: Array, largest, steps, sweeps, slow) -> _Iterate:
     """T v, the greedy policy, and how far apart the bounds are; below `floor` only rounding is left."""
-    Tv, policy, slack = jnp.max(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
+    Tv, policy, slack = extrema.largest(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
     below, above = margins(mdp, jnp.min(Tv - v), jnp.max(Tv - v), slack)
     floor = 4 * slack / (1 - mdp.discount * mdp.mass[1])
     return _Iterate(v, Tv, policy, above - below, floor, largest, steps, sweeps, slow)
@@ -169,7 +169,7 @@ def _gauss_seidel(mdp: MDP, it: _Iterate) -> _Iterate:
     forward = jnp.minimum(jnp.arange(0, S, size, dtype=jnp.int32), S - size)
 
     def update(v, first):
-        new = jnp.max(action_values(block(mdp, first, size), v), 1)
+        new = extrema.largest(action_values(block(mdp, first, size), v), 1)
         return lax.dynamic_update_slice_in_dim(v, new, first, 0), None
 
     nearest = jnp.clip(it.Tv, *enclosed(mdp, it.v, it.Tv))

@@ -16,6 +16,7 @@ from learnlag_jax import checks, trees
 from learnlag_jax.control.bellman import Bounds, bounds
 from learnlag_jax.control.mdp import MDP
 from learnlag_jax.control.operators import action_values, outcomes_of
+from learnlag_jax.extrema import largest
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -121,7 +122,7 @@ def _learn(key, mdp: MDP, Q0, rate, explore, restart, tol, *, steps: int) -> Lea
 
     first = (jnp.where(can, Q0, -jnp.inf), jnp.zeros((S, A), jnp.int32), jnp.int32(0), key)
     (Q, visits, _, _), _ = lax.scan(step, first, length=steps)
-    v = jnp.max(Q, 1)
+    v = largest(Q, 1)
     enclosure: Bounds = bounds(mdp, v)
     residual = trees.max_abs(jnp.where(can, action_values(mdp, v) - Q, jnp.zeros((), dtype)))
     gap = jnp.max(enclosure.upper - enclosure.lower)

@@ -18,6 +18,7 @@ from learnlag_jax import trees
 from learnlag_jax.control.model import Model, along, free_actions, masked, model_at, projected
 from learnlag_jax.control.problem import Problem, counter
 from learnlag_jax.control.riccati import sweep, times
+from learnlag_jax.extrema import largest_size, smallest
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 HALVINGS = 12
@@ -79,8 +80,8 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
     """Whether the iterate is stationary, and if not, whether there is hope."""
     model, n, eps = st.model, len(st.U), float(jnp.finfo(st.X.dtype).eps)
     relative = jnp.maximum(
-        jnp.max(jnp.abs(model.gaps)) / (1 + jnp.max(jnp.abs(st.X))),
-        jnp.max(jnp.abs(projected(st.U, model.slope, at.low, at.high))) / (1 + jnp.max(jnp.abs(model.costates))),
+        largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))),
+        largest_size(projected(st.U, model.slope, at.low, at.high)) / (1 + jnp.max(jnp.abs(model.costates))),
     )
     done = relative <= at.options.tol
     idle = jnp.where(relative < st.best / 2, 0, st.idle)
@@ -164,7 +165,7 @@ def _factored(H, W, Pn, shift, size):
 
     def unfit(carry):
         shift, swept, _ = carry
-        return ~(jnp.min(swept[2]) > least) & (shift < SHIFT_MAX * size)
+        return ~(smallest(swept[2]) > least) & (shift < SHIFT_MAX * size)
 
     shift, (P, K, _), _ = lax.while_loop(unfit, attempt, (shift, empty, jnp.asarray(True)))
     return shift, P, K

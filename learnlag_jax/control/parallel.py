@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax.control.riccati import Feedback, Quadratic, backward, bordered, homogeneous, unbordered
+from learnlag_jax.extrema import largest, largest_size
 from learnlag_jax.vocabulary import Array
 
 
@@ -36,20 +37,20 @@ def parallel_sweep(stages: Quadratic, Qn: Array, qn: Array) -> tuple[Feedback, A
     now = unbordered(*once)
     misfit = jnp.maximum(_apart(P[:-1], now.P), _apart(-e[:-1], now.p))
     cheapness = jax.vmap(lambda R, B, P: jnp.linalg.solve(R, B.T @ P @ B))(stages.R, stages.B, P[1:])
-    misfit = jnp.maximum(misfit, jnp.finfo(qn.dtype).eps * jnp.max(jnp.abs(cheapness)))
+    misfit = jnp.maximum(misfit, jnp.finfo(qn.dtype).eps * largest_size(cheapness))
     v = jnp.concatenate([jnp.cumsum(now.v[::-1])[::-1], zero[None]])
     P, p = jnp.concatenate([now.P, Qn[None]]), jnp.concatenate([now.p, qn[None]])
     return now._replace(P=P, p=p, v=v), misfit
 
 
-def _largest(x: Array) -> Array:
+def _sizes(x: Array) -> Array:
     """The largest entry of each step."""
-    return jnp.max(jnp.abs(x).reshape(len(x), -1), 1)
+    return largest(jnp.abs(x).reshape(len(x), -1), 1)
 
 
 def _apart(x: Array, y: Array) -> Array:
     """The largest difference, relative to the entries of its own step."""
-    return jnp.max(_largest(x - y) / (_largest(y) + jnp.finfo(y.dtype).tiny))
+    return largest(_sizes(x - y) / (_sizes(y) + jnp.finfo(y.dtype).tiny))
 
 
 def _element(now: Quadratic):

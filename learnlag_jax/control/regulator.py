@@ -11,6 +11,7 @@ from jax import lax
 from learnlag_jax import checks
 from learnlag_jax.control.parallel import levels, parallel_sweep
 from learnlag_jax.control.riccati import Feedback, Quadratic, bordered, homogeneous, sweep, unbordered
+from learnlag_jax.extrema import largest, largest_size, smallest
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -100,7 +101,7 @@ def _regulate(stages: Quadratic, Qn: Array, qn: Array, n: int, parallel: bool) -
 
 def _answer(stages: Quadratic, solved: Feedback, steps: Array) -> Regulator:
     P, p, v, K, k, pivots = solved
-    pivot = jnp.min(pivots)
+    pivot = smallest(pivots)
     finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in stages]))
     status = first_failure(
         status_where(~finite, Status.nonfinite_input),
@@ -118,13 +119,13 @@ def _residual(stages: Quadratic, P: Array, K: Array) -> Array:
         A, B, Q, R, M = now.A, now.B, now.Q, now.R, now.M
         closed = A + B @ K
         terms = (R @ K, M.T, B.T @ P_next @ closed)
-        gain = jnp.max(jnp.abs(terms[0] + terms[1] + terms[2]))
+        gain = largest_size(terms[0] + terms[1] + terms[2])
         joseph = (Q, K.T @ R @ K, M @ K + (M @ K).T, closed.T @ P_next @ closed)
-        riccati = jnp.max(jnp.abs(sum(joseph[1:], joseph[0]) - P))
+        riccati = largest_size(sum(joseph[1:], joseph[0]) - P)
         scales = [jnp.max(jnp.abs(x)) for x in (*terms, *joseph, B.T @ P_next @ A, A.T @ P_next @ A)]
         return jnp.maximum(gain, riccati) / jnp.maximum(jnp.max(jnp.stack(scales)), jnp.finfo(P.dtype).tiny)
 
-    return jnp.max(jax.vmap(at_step)(stages, P[:-1], K, P[1:]))
+    return largest(jax.vmap(at_step)(stages, P[:-1], K, P[1:]))
 
 
 def _arranged(A, B, Q, R, M, q, r, c, Qn, qn, horizon):

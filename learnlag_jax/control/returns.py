@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 
@@ -126,9 +127,9 @@ def _path_values(count: int, states: Array, rewards: Array, discount, blend, tol
 
     def sweep(carry):
         v = averaged(carry[0])
-        return v, jnp.max(jnp.abs(v - carry[0])), carry[2] + 1
+        return v, largest_size(v - carry[0]), carry[2] + 1
 
     start = (jnp.zeros(count, dtype), jnp.asarray(jnp.inf, dtype), jnp.int32(0))
     v, _, steps = lax.while_loop(unfinished, sweep, start)
-    residual = jnp.max(jnp.abs(averaged(v) - v))
+    residual = largest_size(averaged(v) - v)
     return Averages(v, residual, status_where(~(residual <= tol), Status.max_steps), steps, visits)

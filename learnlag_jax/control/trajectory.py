@@ -17,6 +17,7 @@ from learnlag_jax.control.newton import Options, Setting, candidate, newton
 from learnlag_jax.control.path import costates, stationarity
 from learnlag_jax.control.problem import Problem, at, checked, counter, horizon, meant, path_length
 from learnlag_jax.control.riccati import sweep
+from learnlag_jax.extrema import smallest
 from learnlag_jax.vocabulary import Array, PyTree, Status
 
 
@@ -135,7 +136,7 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
     rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
     value = jnp.asarray(flat.terminal(X[-1], theta), rewards.dtype) + jnp.sum(rewards)
     paths = jax.vmap(fold_s)(X), jax.vmap(fold_a)(U), jax.vmap(fold_s)(prices)
-    return Trajectory(value, residual, status, steps, *paths, K[..., :-1], jnp.min(pivots))
+    return Trajectory(value, residual, status, steps, *paths, K[..., :-1], smallest(pivots))
 
 
 def _polished(at: Setting, path: tuple, gaps: Array, K: Array, solved: Array):

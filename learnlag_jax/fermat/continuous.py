@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.fermat.criteria import Criterion, as_criterion
 from learnlag_jax.fermat.exact import approximate_bound, certified_efficiency
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -157,10 +158,10 @@ def _coordinates(x: Array, box) -> Array:
 def _feasible_slope(x: Array, g: Array, box) -> Array:
     """Largest part of the gradient along moves that stay in the region, in units of its size."""
     if box is None:
-        return jnp.max(jnp.abs(g - jnp.sum(g * x, 1, keepdims=True) * x))
+        return largest_size(g - jnp.sum(g * x, 1, keepdims=True) * x)
     width = (box[1] - box[0])[None, :]
     u = (x - box[0][None, :]) / width
-    return jnp.max(jnp.abs(u - jnp.clip(u - g * width, 0, 1)))
+    return largest_size(u - jnp.clip(u - g * width, 0, 1))
 
 
 @functools.partial(jax.jit, static_argnames="model")

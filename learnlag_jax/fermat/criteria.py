@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.extrema import largest
 from learnlag_jax.fermat.matrices import inverse, log_determinant, negative_power_trace, regular
 from learnlag_jax.vocabulary import Array
 
@@ -141,7 +142,7 @@ class Criterion:
                 return 1 / jnp.trace(M)
             case "G":
                 region = jnp.asarray(self.region, dtype)
-                return jnp.max(jnp.sum((region @ self.covariance(M)) * region, 1))
+                return largest(jnp.sum((region @ self.covariance(M)) * region, 1))
             case "phi":
                 q = jnp.asarray(self.q, dtype)
                 top = jax.lax.stop_gradient(jnp.linalg.eigvalsh(self.covariance(M))[-1])  # a large q would overflow

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.extrema import largest, largest_size
 from learnlag_jax.fermat.criteria import as_criterion, homogeneous, sensitivity, slope, unguarded, wide_rows
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array
@@ -60,10 +61,10 @@ def certificate(phi: Callable, M: Array, F: Array, prior: Array | None):
     M = jnp.where(ok, M, jnp.eye(M.shape[0], dtype=M.dtype))
     value, G = unguarded(phi)(M), slope(unguarded(phi), M)
     s = sensitivity(F, G)
-    worst, spent = jnp.max(s), jnp.sum(G * (M if prior is None else M - jnp.asarray(prior, M.dtype)))
+    worst, spent = largest(s), jnp.sum(G * (M if prior is None else M - jnp.asarray(prior, M.dtype)))
     tight = homogeneous(phi) and prior is None
     gap = 1 - value / worst if tight else (worst - spent) / jnp.abs(value)
     # what rounding may hide: everything here goes through M^-1, which is known as well as M^-1 M is the identity
-    gap = jnp.maximum(gap, 0) + jnp.max(jnp.abs(inverse(M) @ M - jnp.eye(M.shape[0], dtype=M.dtype)))
+    gap = jnp.maximum(gap, 0) + largest_size(inverse(M) @ M - jnp.eye(M.shape[0], dtype=M.dtype))
     ok &= jnp.isfinite(value) & jnp.isfinite(worst)
     return jnp.where(ok, jnp.clip(gap, 0, 1), 1), jnp.where(ok, worst / spent - 1, jnp.inf), s

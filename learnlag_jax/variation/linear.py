@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 UNROLLED = 4  # up to this size elimination is written out: batches fuse into one loop instead of one LAPACK call each
@@ -53,7 +54,7 @@ def probe(n: int, dtype) -> Array:
 
 def amplification(x: Array, b: Array, size: Array) -> Array:
     """|b| / (|A| |x|) of a solve of A x = b with |A| = `size`: the reciprocal of the condition number that b has met."""
-    return jax.lax.stop_gradient(jnp.max(jnp.abs(b)) / (size * jnp.max(jnp.abs(x))))
+    return jax.lax.stop_gradient(largest_size(b) / (size * largest_size(x)))
 
 
 def solve_entries(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.variation import linear
 from learnlag_jax.vocabulary import Array, Solution, Status
 
@@ -53,10 +54,6 @@ class _Search(NamedTuple):
     s: Array
     code: Array
     steps: Array
-
-
-def _largest(x: Array) -> Array:
-    return jnp.max(jnp.abs(x), initial=0.0)
 
 
 def _over(x: Array, terms: Array) -> Array:
@@ -105,12 +102,12 @@ def root(
             r, onward, spread, regular = step(f, trial)
             terms = offset + spread(reach + jnp.abs(trial))  # what cancels in f
             trial_at_floor = jnp.all(jnp.abs(r) <= ULPS * eps * terms)
-            to_go = jnp.where(regular, _largest(_over(spread(jnp.abs(onward)), terms)), 0)
+            to_go = jnp.where(regular, largest_size(_over(spread(jnp.abs(onward)), terms)), 0)
             scale = jnp.where(k == 0, terms, scale)
             (slopes,) = jax.linear_transpose(spread, trial)(_over(jnp.ones_like(r), terms))
             weight = jnp.where(k == 0, slopes, weight)
             undetermined = regular & (jnp.abs(onward) > eps**0.25 * (reach + jnp.abs(trial)))
-            blur = _largest(jnp.where(undetermined, weight * jnp.abs(onward), 0))
+            blur = largest_size(jnp.where(undetermined, weight * jnp.abs(onward), 0))
             finite, norm = jnp.all(jnp.isfinite(r)), lambda r: jnp.sqrt(jnp.sum(_over(r, scale) ** 2))
             falls = ((norm(r) <= (1 - s / 1024) * norm(r_old)) | (k == 0)) & finite
             halves = at_floor & trial_at_floor & regular & (to_go <= s * to_go_old / 2)

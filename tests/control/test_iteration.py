@@ -164,6 +164,19 @@ def test_float32_says_acceptable_when_only_rounding_is_left():
     assert jnp.max(got.upper - got.lower) > 1e-9
 
 
+@pytest.mark.parametrize("method", ["auto", "value_iteration", "gauss_seidel"])
+def test_one_nan_among_many_states_is_not_lost(method, dtype):
+    """Long maxima drop NaN on CPU (see `extrema`): the residual would be 0."""
+    draw = np.random.default_rng(0)
+    successor = draw.integers(0, 5000, (5000, 3, 2)).astype(np.int32)
+    half, R = jnp.full((5000, 3, 2), 0.5, dtype), jnp.asarray(draw.normal(size=(5000, 3)), dtype)
+    solved = jax.jit(lambda R: solve_mdp(mdp_sparse(successor, half, R, 0.9), method=method))
+    got = solved(R.at[4000, 2].set(jnp.nan))
+    assert int(got.status) == Status.nonfinite_input
+    assert bool(jnp.isnan(got.residual))
+    assert not bool(jnp.isnan(solved(R).residual))
+
+
 def test_nan_under_jit_and_bad_arguments():
     P, R = (jnp.asarray(x, jnp.float32) for x in dense_arrays(S, A, K))
     got = jax.jit(lambda R: solve_mdp(mdp_dense(P, R, 0.9)))(R.at[0, 0].set(jnp.nan))
