@@ -1,34 +1,35 @@
-"""E and G: criteria with corners, solved with the mixture of directions that certifies them.
+"""E and G: criteria with corners, solved together with what certifies them.
 
     E  1 / lambda_min(M) = max over |u| = 1 of u' M^-1 u        G  max over the region of r' M^-1 r
 
-Both are maxima of I-criteria tr(M^-1 C), and so the bound of any one C is a bound for them: at a repeated eigenvalue the mixture over
-its eigenspace certifies, one eigenvector alone would not. Weights and mixture are found together (`minimax`) on short lists;
-the worst rows of the pool and the worst directions come in until the whole pool certifies. The directions of E are the eigenvectors
-of M^-1 and what lies halfway between two of them: they span all forms on an eigenspace.
+Both are maxima of smooth criteria, and the bound of any one of these, or of a mixture, is a bound for the maximum: at a repeated
+eigenvalue a matrix X of some rank certifies, one eigenvector alone would not. Weights and proof are found at once on a short list of
+rows, for E by a semidefinite program, for G against a short list of the region; the worst rows of the pool, and of the region,
+come in until the whole pool certifies.
 
-Comes from: `optimal_weights`. Reference: Pukelsheim (1993), chapters 6, 7; Overton and Womersley (1995); MATH.md 4.
+    E  phi* >= 1 / (max_i f_i' X f_i + tr X prior),  tr K X = 1, K = B'B        G  the bound of the I-criterion of C = sum_j mu_j r_j r_j'
+
+Comes from: `optimal_weights`. Reference: Pukelsheim (1993), chapters 6, 7; Vandenberghe and Boyd (1996) for E; MATH.md 4.
 """
 
 import functools
-import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.active_set import Design, add_violators, capacity, solve_weights, weighted_information
-from learnlag_jax.fermat.criteria import Criterion
+from learnlag_jax.extrema import largest
+from learnlag_jax.fermat.active_set import Design, add_violators, solve_weights, weighted_information
+from learnlag_jax.fermat.criteria import Criterion, sensitivity
 from learnlag_jax.fermat.equivalence import certificate
 from learnlag_jax.fermat.matrices import regular
 from learnlag_jax.fermat.minimax import minimax
+from learnlag_jax.fermat.semidefinite import largest_eigenvalue_design
 from learnlag_jax.trees import fill_where
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 PATIENCE = 8  # rounds without a better bound
-CLUSTER = 12  # eigenvectors that are combined in pairs
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -44,7 +45,8 @@ def _extreme_weights_jvp(max_rounds, primals, tangents):
 
 
 class Lists(NamedTuple):
-    """Where the saddle point is looked for: pool indices (K,), their weights (K,), directions (L, p), their mixture (L,)."""
+    """Where weights are looked for, and against whom: pool indices (n,), their weights (n,); of the region, for G, some rows (m, p)
+    and how they are mixed (m,)."""
 
     chosen: Array
     w: Array
@@ -81,7 +83,7 @@ def _solve(F: Array, phi: Criterion, prior: Array | None, tol: Array, max_rounds
         return sound & (search.best.design.gap > tol) & (search.rounds < max_rounds) & (search.stale < PATIENCE)
 
     def body(search):
-        found = _certified(F, phi, prior, _saddle(F, search.lists, prior, tol))
+        found = _certified(F, phi, prior, *_saddle(F, phi, prior, search.lists, tol))
         better = found.design.gap < search.best.design.gap
         stale = jnp.where(better, 0, search.stale + 1)
         return Search(
@@ -104,57 +106,77 @@ def smooth(phi: Criterion) -> Criterion:
 
 
 def _first_lists(F: Array, phi: Criterion, prior: Array | None, start: Design, sound: Array) -> Lists:
-    """The support of the smooth design, the rows it likes next best, and the directions it estimates worst."""
+    """The support of the smooth design, the rows it likes next best, and where in the region it is worst."""
     N, p = F.shape[0], F.shape[-1]
     weights = jnp.where(sound, start.weights, 1 / N)
     M = _safe(weighted_information(F, weights, prior))
     s = certificate(smooth(phi), M, F, prior)[2]
-    w, chosen = jax.lax.top_k(weights + s / jnp.max(s), capacity(N, p))
-    directions = worst_directions(phi, M)
-    length = _judge_count(phi, p)
-    some = directions[jnp.arange(length) % len(directions)]
-    return Lists(chosen.astype(jnp.int32), w, some, jnp.full(length, 1 / length, F.dtype))
+    w, chosen = jax.lax.top_k(weights + s / jnp.max(s), _length(N, p))
+    judges = _worst(phi, M, _length(len(phi.region), p)) if phi.kind == "G" else jnp.zeros((0, p), F.dtype)
+    return Lists(chosen.astype(jnp.int32), w, judges, jnp.zeros(len(judges), F.dtype))
 
 
-def _judge_count(phi: Criterion, p: int) -> int:
-    if phi.kind == "E":
-        return 2 * len(_pairs(p)[0])
-    return min(len(phi.region), capacity(len(phi.region), p)) if phi.region is not None else 0
+def _worst(phi: Criterion, M: Array, count: int) -> Array:
+    """The rows of the region that the design predicts worst, (count, p)."""
+    region = jnp.asarray(phi.region, M.dtype)
+    return region[jax.lax.top_k(jnp.sum((region @ phi.covariance(M)) * region, 1), count)[1]]
 
 
-def _saddle(F: Array, lists: Lists, prior: Array | None, tol: Array, keep: Array | None = None) -> Lists:
-    """Weights and mixture on the lists; the lightest rows, together less than a tenth of the tolerance, are left out."""
-    rows = F[lists.chosen]
+def _length(count: int, p: int) -> int:
+    """As many of the pool, or of the region, as an optimum may need (Caratheodory), and room for violators."""
+    return min(count, max(200, p * (p + 1) // 2 + 8 * p))
+
+
+def _saddle(F: Array, phi: Criterion, prior: Array | None, lists: Lists, tol: Array, keep: Array | None = None):
+    """The lists with new weights, and the proof; the lightest rows, together less than a tenth of the tolerance, are left out."""
+    rows, fine = F[lists.chosen], jnp.maximum(tol / 1000, 20 * jnp.finfo(F.dtype).eps)
     if keep is not None:
         rows = jnp.where(jnp.expand_dims(keep, tuple(range(1, F.ndim))), rows, 0)
-    w, mixture = minimax(rows, lists.judges, prior, jnp.maximum(tol / 1000, 20 * jnp.finfo(F.dtype).eps))
+    if phi.kind == "E":
+        w, proof = largest_eigenvalue_design(rows, _metric(phi, F), prior, fine)
+    else:
+        w, mixture = minimax(rows, lists.judges, prior, fine)
+        lists, proof = lists._replace(mixture=mixture), weighted_information(lists.judges, mixture, None)
     order = jnp.argsort(w)
     light = jnp.zeros(w.shape, bool).at[order].set(jnp.cumsum(w[order]) < tol / 10)
     w = jnp.where(light if keep is None else light | ~keep, 0, w)
-    return lists._replace(w=w / jnp.sum(w), mixture=mixture)
+    return lists._replace(w=w / jnp.sum(w)), proof
+
+
+def _metric(phi: Criterion, F: Array) -> Array:
+    """K: the identity of the parameters, in the basis of the pool."""
+    return jnp.eye(F.shape[-1], dtype=F.dtype) if phi.basis is None else phi.basis.T @ phi.basis
 
 
 def _pruned(F: Array, phi: Criterion, prior: Array | None, found: Found, tol: Array) -> Found:
-    """Solved once more, with the directions of the answer, and without rows that only lie close to its support.
-
-    Those lack more worth than they weigh.
-    """
+    """Solved once more without the rows that only lie close to the support: those that lack more worth than they weigh."""
     keep = found.lists.w >= 1 - found.s[found.lists.chosen] / jnp.max(found.s)
-    lists = found.lists._replace(judges=_with_violators(F, phi, prior, found, tol).judges)
-    return _certified(F, phi, prior, _saddle(F, lists, prior, tol, keep))
+    return _certified(F, phi, prior, *_saddle(F, phi, prior, found.lists, tol, keep))
 
 
-def _certified(F: Array, phi: Criterion, prior: Array | None, lists: Lists) -> Found:
-    """The design with its value, and the bound that the mixture gives over the whole pool."""
+def _certified(F: Array, phi: Criterion, prior: Array | None, lists: Lists, proof: Array) -> Found:
+    """The design with its value, and the bound that the proof gives over the whole pool."""
     weights = jnp.zeros(len(F), F.dtype).at[lists.chosen].add(lists.w)
-    M = _safe(weighted_information(F, weights, prior))
-    moment = weighted_information(lists.judges, lists.mixture, None)
-    mixed = Criterion("I", moment=moment)
-    gap, residual, s = certificate(mixed, M, F, prior)
-    value, lower = phi(M), mixed(M) * (1 - gap)
+    M = weighted_information(F, weights, prior)
+    value = phi(M)
+    lower, residual, s = (_bound_of_e if phi.kind == "E" else _bound_of_g)(F, weights, _safe(M), prior, proof)
     ok = jnp.isfinite(value) & jnp.isfinite(lower)
     gap = jnp.where(ok, jnp.clip(1 - lower / value, 0, 1), 1)
     return Found(Design(weights, value, gap, weights > 0, residual, jnp.int32(0), jnp.int32(0)), lists, s)
+
+
+def _bound_of_e(F: Array, weights: Array, M: Array, prior: Array | None, X: Array):
+    """1 / lambda* is at least 1 / (max f' X f + tr X prior), for lambda <= tr X M where tr K X = 1 and M - lambda K is psd."""
+    s = sensitivity(F, X)
+    known = 0 if prior is None else jnp.sum(X * prior)
+    return 1 / (largest(s) + known), largest(s) / jnp.sum(weights * s) - 1, s
+
+
+def _bound_of_g(F: Array, weights: Array, M: Array, prior: Array | None, C: Array):
+    """That of the I-criterion tr M^-1 C, which the worst variance is not below."""
+    mixed = Criterion("I", moment=C)
+    gap, residual, s = certificate(mixed, M, F, prior)
+    return mixed(M) * (1 - gap), residual, s
 
 
 def _safe(M: Array) -> Array:
@@ -162,32 +184,12 @@ def _safe(M: Array) -> Array:
 
 
 def _with_violators(F: Array, phi: Criterion, prior: Array | None, found: Found, tol: Array) -> Lists:
-    """The worst rows of the pool in place of rows without weight; the worst directions in place of those that count least."""
+    """The worst rows of the pool in place of rows without weight; the worst of the region in place of those that count least."""
     lists, s = found.lists, found.s
     level = jnp.sum(lists.w * s[lists.chosen]) * (1 + tol / 2)
     chosen, w, _ = add_violators(s, level, lists.chosen, lists.w, F.shape[-1], jnp.zeros((), F.dtype))
-    new = worst_directions(phi, _safe(weighted_information(F[lists.chosen], lists.w, prior)))
-    slots = jnp.argsort(lists.mixture)[: len(new)]
-    return Lists(chosen, w, lists.judges.at[slots].set(new), lists.mixture)
-
-
-def worst_directions(phi: Criterion, M: Array) -> Array:
-    """Directions (k, p), in the basis of M, where the design is worst: of the region, or eigenvectors of M^-1 and their halfways."""
-    if phi.kind == "G":
-        region = jnp.asarray(phi.region, M.dtype)
-        variance = jnp.sum((region @ phi.covariance(M)) * region, 1)
-        length = _judge_count(phi, M.shape[-1])
-        count = length if length == len(region) else min(3 * M.shape[-1], length)
-        return region[jax.lax.top_k(variance, count)[1]]
-    U = jnp.linalg.eigh(phi.covariance(M))[1][:, ::-1]
-    first, second, sign = _pairs(M.shape[-1])
-    halfway = U[:, first] + jnp.asarray(sign, M.dtype)[None, :] * U[:, second]
-    directions = halfway / jnp.linalg.norm(halfway, axis=0, keepdims=True)
-    return (directions if phi.basis is None else phi.basis.T @ directions).T
-
-
-def _pairs(p: int):
-    """Columns (first, second, sign): every eigenvector alone (sign 0), then u_i + u_j and u_i - u_j of the leading ones."""
-    pairs = [(i, j, sign) for i, j in itertools.combinations(range(min(p, CLUSTER)), 2) for sign in (1, -1)]
-    first, second, sign = np.array([(i, i, 0) for i in range(p)] + pairs).T
-    return first, second, sign
+    lists, count = lists._replace(chosen=chosen, w=w), len(lists.judges)
+    if phi.kind == "E" or count == len(phi.region):
+        return lists
+    new = _worst(phi, _safe(weighted_information(F, found.design.weights, prior)), min(3 * F.shape[-1], count))
+    return lists._replace(judges=lists.judges.at[jnp.argsort(lists.mixture)[: len(new)]].set(new))

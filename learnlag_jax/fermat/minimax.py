@@ -1,9 +1,9 @@
-"""The saddle point behind E and G: weights against the worst mixture of directions in which the design is judged.
+"""The saddle point behind G: weights against the worst mixture of the directions in which a design is judged.
 
     min over w of max over mu of sum_j mu_j v_j(w),    v_j = r_j' M(w)^-1 r_j,    w, mu >= 0,  sum w = sum mu = 1
 
 Interior point, primal and dual at once: Newton on the conditions of an optimum with every product w_i z_i and mu_j s_j equal
-to kappa, and kappa -> 0. Corners, repeated eigenvalues and weights that are not unique cost it nothing: its iterates stay inside.
+to kappa, and kappa -> 0. Corners and weights that are not unique cost it nothing: its iterates stay inside.
 
     J' mu - z + nu 1 = 0,    v(w) + s = t 1,    sum w = 1,    sum mu = 1,    J = dv / dw = -(r_j' M^-1 f_i)^2
 
@@ -59,7 +59,7 @@ class Local(NamedTuple):
 def minimax(rows: Array, judges: Array, prior: Array | None, tol: Array) -> tuple[Array, Array]:
     """Weights w (n,) on `rows` ((n, p) or (n, k, p)) and mixture mu (m,) of `judges` (m, p), to a duality gap of about `tol`.
 
-    Rows of zeros among the judges are inert. Where rounding or a wall stops Newton early, the last sound point is returned: whoever
+    Where rounding or a wall stops Newton early, the last sound point is returned: whoever
     calls certifies it.
     """
     n, m = rows.shape[0], judges.shape[0]
