@@ -29,9 +29,9 @@ class Design(NamedTuple):
         value: phi(M(weights)), for one observation in all.
         gap: certified bound on 1 - efficiency: the optimum is at least (1 - gap) value.
         support: (N,) True where the weight is positive.
-        residual: largest relative violation of the equivalence theorem over the whole pool.
+        residual: largest relative violation of the equivalence theorem over the whole pool; for E and G that of their proof.
         status: int32, a `Status`.
-        steps: int32, rounds in which violators were added.
+        steps: int32, rounds in which violators were added; for E and G with those of the smooth design they start from.
 
     Example:
         >>> from learnlag_jax.fermat import Design

@@ -13,13 +13,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.active_set import Design
+from learnlag_jax.fermat.active_set import Design, weighted_information
 from learnlag_jax.fermat.basis import Orthonormal, orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
 from learnlag_jax.fermat.extreme import extreme_weights
 from learnlag_jax.fermat.implicit import differentiable_weights
+from learnlag_jax.fermat.matrices import inverse
 from learnlag_jax.vocabulary import Array, Status
 
 
@@ -45,7 +47,8 @@ def optimal_weights(
         `nonfinite_input`.
 
     Raises:
-        InputError, DTypeError: wrong shapes or dtypes, NaN in the pool (not checked while tracing), criterion T.
+        InputError, DTypeError: wrong shapes or dtypes, NaN in the pool, a prior that is none (neither is checked while tracing),
+            criterion T, tol outside of (0, 1).
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,9 +70,11 @@ def optimal_weights(
     checks.require(
         not refused, "criterion", "T", "a criterion that asks for every parameter", "its optimum is the longest row"
     )
+    if not checks.is_traced(tol):
+        checks.require(tol is None or 0 < tol < 1, "tol", tol, "a gap between 0 and 1", "1e-9 is usual")
+    checks.whole(max_rounds, "max_rounds", 1, "60 is usual")
     if prior is not None:
-        checks.shape(prior, (p, p), "prior")
-        prior = jnp.asarray(prior, F.dtype)
+        prior = known_information(prior, F)
     extreme = isinstance(phi, Criterion) and phi.kind in ("E", "G")
     if tol is None:
         tol = max(1e-9, 100 * p * float(jnp.finfo(F.dtype).eps))
@@ -88,11 +93,35 @@ def optimal_weights(
 
 
 def _returned(design: Design, problem: Orthonormal, tol: Array) -> Design:
-    """The design, its gap with what the change of basis may hide."""
-    gap = jnp.clip(design.gap + jax.lax.stop_gradient(problem.rounding), 0, 1)
+    """The design, its gap with what the change of basis may hide: an error of M moves phi by that times the norm of M^-1, relatively."""
+    hidden = problem.rounding
+    if problem.prior is not None:
+        M = weighted_information(problem.F, jax.lax.stop_gradient(design.weights), problem.prior)
+        hidden = hidden + problem.blurred * jnp.max(jnp.sum(jnp.abs(inverse(M)), 1))
+    gap = design.gap + jax.lax.stop_gradient(hidden)
+    gap = jnp.where(jnp.isnan(gap), 1, jnp.clip(gap, 0, 1))
     missed = (design.status == int(Status.converged)) & ~(gap <= tol)
     status = jnp.where(missed, int(Status.max_steps), design.status).astype(design.status.dtype)
     return design._replace(gap=gap, status=status)
+
+
+def known_information(prior, F: Array) -> Array:
+    """The prior, found to be one: symmetric and positive semi-definite, to rounding."""
+    p = F.shape[-1]
+    checks.shape(prior, (p, p), "prior")
+    checks.finite(prior, "prior")
+    prior = jnp.asarray(prior, F.dtype)
+    if not checks.is_traced(prior):
+        P = np.asarray(prior, np.float64)
+        scale = 100 * p * float(jnp.finfo(F.dtype).eps) * np.abs(P).max(initial=0.0)
+        got, least = np.abs(P - P.T).max(initial=0.0), np.linalg.eigvalsh((P + P.T) / 2)[0]
+        checks.require(
+            got <= scale, "prior", f"entries apart by {got:g} from their mirror", "a symmetric matrix", "X' X"
+        )
+        checks.require(
+            least >= -scale, "prior", f"an eigenvalue of {least:g}", "no negative one", "information is X' X"
+        )
+    return prior
 
 
 def _same(region, F: Array) -> bool:

@@ -19,24 +19,31 @@ from learnlag_jax.vocabulary import Array
 
 
 class Orthonormal(NamedTuple):
-    """Criterion, pool and prior in the pool's own basis, and the relative error that this leaves in f' G f, to add to a gap."""
+    """Criterion, pool and prior in the pool's own basis B (None: as given), the relative error that this leaves in f' G f, to add to a
+    gap, and the absolute one in the prior, as the norm of a matrix."""
 
     phi: Any
     F: Array
     prior: Array | None
+    B: Array | None
     rounding: Array
+    blurred: Array
 
 
 @jax.jit
 def orthonormal(F: Array, phi: Any, prior: Array | None) -> Orthonormal:
-    """The same problem, well conditioned; unchanged for a mean over draws, for a user's phi, and if the pool does not span."""
-    if not isinstance(phi, Criterion) or phi.draws is not None:
-        return Orthonormal(phi, F, prior, jnp.zeros((), F.dtype))
+    """The same problem, well conditioned; unchanged for a mean over draws, for T and a user's phi, and if the pool does not span."""
+    none = jnp.zeros((), F.dtype)
+    if not isinstance(phi, Criterion) or phi.draws is not None or phi.kind == "T":
+        return Orthonormal(phi, F, prior, None, none, none)
     B = jax.lax.stop_gradient(_basis(F))
     within, lost = _in_basis(phi, B)
     lost = jnp.maximum(lost, 2 * _growth(F, B))
-    rounding = jax.lax.stop_gradient(jnp.finfo(F.dtype).eps * lost)
-    return Orthonormal(within, F @ B, None if prior is None else B.T @ prior @ B, rounding)
+    eps = jnp.finfo(F.dtype).eps
+    if prior is None:
+        return Orthonormal(within, F @ B, None, B, jax.lax.stop_gradient(eps * lost), none)
+    blurred = 2 * eps * jnp.max(jnp.sum(jnp.abs(B).T @ jnp.abs(prior) @ jnp.abs(B), 1))
+    return Orthonormal(within, F @ B, B.T @ prior @ B, B, *jax.lax.stop_gradient((eps * lost, blurred)))
 
 
 def _in_basis(phi: Criterion, B: Array) -> tuple[Criterion, Array]:

@@ -231,10 +231,16 @@ def criterion(
     checks.require(
         averaged, "draws", f"{draws} for {kind}", "a positive number, with A, D, I, c or phi", "use phi for E"
     )
+    for name in ("vector", "moment", "region"):
+        if given[name] is not None:
+            checks.finite(given[name], name)
     if kind == "c":
         vector = jnp.asarray(vector)
         checks.shape(vector, ("p",), "vector")
         return Criterion(kind, moment=jnp.outer(vector, vector), draws=draws)
+    if region is not None:
+        checks.shape(region, ("m", "p"), "region")
+        checks.require(len(region) > 0, "region", "no rows", "at least one", "say where predictions are judged")
     if kind == "I" and region is not None:
         return Criterion(kind, information_matrix(region) / len(region), wide_rows(region), draws=draws)
     if q is not None:

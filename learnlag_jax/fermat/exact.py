@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.approximate import optimal_weights
+from learnlag_jax.fermat.approximate import known_information, optimal_weights
 from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
 from learnlag_jax.fermat.matrices import inverse, regular
@@ -111,17 +111,18 @@ def exact_design(
     checks.require(
         replace or n <= N, "n", n, f"at most N = {N} without replacement", "pass replace=True or a larger pool"
     )
-    base = jnp.zeros((p, p), F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
+    base = jnp.zeros((p, p), F.dtype) if prior is None else known_information(prior, F)
     if fixed is not None:
         checks.shape(fixed, (m, p), "fixed")
         checks.finite(fixed, "fixed")
-        rows = jnp.asarray(fixed, F.dtype)
-        base = base + rows.T @ rows
+    seen = jnp.zeros((0, p), F.dtype) if fixed is None else jnp.asarray(fixed, F.dtype)
     key = checks.random_key(key)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
     own = orthonormal(F, phi, base)  # raw powers of x would cost the exchanges their digits
-    rows, value, sweeps, settled = _search(own.F, own.phi, own.prior, key, n, replace, restarts, max_sweeps)
-    bound = approximate_bound(F, phi, None if fixed is None and prior is None else base, n)
+    seen_there = seen if own.B is None else seen @ own.B  # the rows: their products have lost them already
+    known = own.prior + seen_there.T @ seen_there
+    rows, value, sweeps, settled = _search(own.F, own.phi, known, key, n, replace, restarts, max_sweeps)
+    bound = approximate_bound(F, phi, None if fixed is None and prior is None else base + seen.T @ seen, n)
     found, efficiency = jnp.isfinite(value), certified_efficiency(value, bound)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
     return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.extrema import largest
+from learnlag_jax.extrema import largest, largest_size
 from learnlag_jax.fermat.active_set import Design, add_violators, solve_weights, weighted_information
 from learnlag_jax.fermat.criteria import Criterion, sensitivity
 from learnlag_jax.fermat.equivalence import certificate
-from learnlag_jax.fermat.matrices import regular
+from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.fermat.minimax import minimax
 from learnlag_jax.fermat.semidefinite import largest_eigenvalue_design
 from learnlag_jax.trees import fill_where
@@ -128,7 +128,7 @@ def _length(count: int, p: int) -> int:
 
 
 def _saddle(F: Array, phi: Criterion, prior: Array | None, lists: Lists, tol: Array, keep: Array | None = None):
-    """The lists with new weights, and the proof; the lightest rows, together less than a tenth of the tolerance, are left out."""
+    """The lists with new weights, and the proof; light rows close to the support, together a tenth of the tolerance, are left out."""
     rows, fine = F[lists.chosen], jnp.maximum(tol / 1000, 20 * jnp.finfo(F.dtype).eps)
     if keep is not None:
         rows = jnp.where(jnp.expand_dims(keep, tuple(range(1, F.ndim))), rows, 0)
@@ -137,10 +137,24 @@ def _saddle(F: Array, phi: Criterion, prior: Array | None, lists: Lists, tol: Ar
     else:
         w, mixture = minimax(rows, lists.judges, prior, fine)
         lists, proof = lists._replace(mixture=mixture), weighted_information(lists.judges, mixture, None)
+    w = w if keep is None else jnp.where(keep, w, 0)
+    return lists._replace(w=_without_light(phi, rows, prior, w, proof, tol)), proof
+
+
+def _without_light(phi: Criterion, rows: Array, prior: Array | None, w: Array, proof: Array, tol: Array) -> Array:
+    """Zero for rows that lack more worth than they weigh, the lightest first; never for one that M cannot do without."""
+    s = _worth(phi, rows, weighted_information(rows, w, prior), proof)
     order = jnp.argsort(w)
-    light = jnp.zeros(w.shape, bool).at[order].set(jnp.cumsum(w[order]) < tol / 10)
-    w = jnp.where(light if keep is None else light | ~keep, 0, w)
-    return lists._replace(w=w / jnp.sum(w)), proof
+    light = jnp.zeros(w.shape, bool).at[order].set(jnp.cumsum(w[order]) < tol / 10) & (w < 1 - s / jnp.max(s))
+    fewer = jnp.where(light, 0, w)
+    w = jnp.where(regular(weighted_information(rows, fewer, prior)), fewer, w)
+    return w / jnp.sum(w)
+
+
+def _worth(phi: Criterion, rows: Array, M: Array, proof: Array) -> Array:
+    """f' X f, or f' M^-1 C M^-1 f."""
+    D = inverse(_safe(M))
+    return sensitivity(rows, proof if phi.kind == "E" else D @ proof @ D)
 
 
 def _metric(phi: Criterion, F: Array) -> Array:
@@ -169,7 +183,8 @@ def _bound_of_e(F: Array, weights: Array, M: Array, prior: Array | None, X: Arra
     """1 / lambda* is at least 1 / (max f' X f + tr X prior), for lambda <= tr X M where tr K X = 1 and M - lambda K is psd."""
     s = sensitivity(F, X)
     known = 0 if prior is None else jnp.sum(X * prior)
-    return 1 / (largest(s) + known), largest(s) / jnp.sum(weights * s) - 1, s
+    hidden = largest_size(inverse(M) @ M - jnp.eye(len(M), dtype=M.dtype))  # rounding, as in `certificate`
+    return (1 - hidden) / (largest(s) + known), largest(s) / jnp.sum(weights * s) - 1, s
 
 
 def _bound_of_g(F: Array, weights: Array, M: Array, prior: Array | None, C: Array):

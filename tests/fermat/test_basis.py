@@ -3,13 +3,14 @@
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
 from numpy.polynomial import polynomial
 
 from learnlag_jax import Status
-from learnlag_jax.fermat import criterion, equivalence_gap, information_matrix, optimal_weights
+from learnlag_jax.fermat import criterion, equivalence_gap, exact_design, information_matrix, optimal_weights
 from learnlag_jax.fermat.basis import orthonormal
 
 MIDDLE, HALF = 3.5, 0.5
@@ -124,3 +125,31 @@ def test_derivatives_pass_through_the_change_of_basis(float64):
         slope = jax.grad(value)(0.0)
         h = 1e-5
         np.testing.assert_allclose(slope, (value(h) - value(-h)) / (2 * h), rtol=1e-4)
+
+
+@pytest.mark.parametrize("degree, seed", [(3, 1), (5, 0), (5, 1)])
+def test_a_prior_in_raw_powers_is_certified_no_closer_than_it_is_known(degree, seed, float64):
+    """B' prior B cancels: the value of the answer, in 60 digits, is within the gap."""
+    powers = lambda x: np.vander(x, degree + 1, increasing=True)
+    F, S = powers(np.linspace(3, 4, 60)), powers(3 + np.random.default_rng(seed).random(4))
+    prior = S.T @ S * 10
+    for kind in ("A", "E"):
+        design = optimal_weights(jnp.asarray(F), kind, prior=jnp.asarray(prior))
+        with mpmath.workdps(60):
+            weighted = mpmath.matrix((F.T * np.asarray(design.weights)).tolist())
+            M = weighted * mpmath.matrix(F.tolist()) + mpmath.matrix(prior.tolist())
+            D = M**-1
+            values = mpmath.eigsy((D + D.T) / 2, eigvals_only=True)
+            exact = float(sum(values) if kind == "A" else max(values))
+        assert abs(float(design.value) / exact - 1) <= float(design.gap)
+
+
+def test_fixed_rows_in_raw_powers_cost_no_digits(float64):
+    """The rows are turned into the basis, not their products."""
+    draw = np.random.default_rng(2)
+    x, seen = np.linspace(3, 4, 60), 3 + draw.random(4)
+    powers = lambda x: np.vander(x, 4, increasing=True)
+    design = exact_design(jnp.asarray(powers(x)), 5, "A", fixed=jnp.asarray(powers(seen)))
+    rows = np.concatenate([powers(x)[np.asarray(design.rows)], powers(seen)])
+    root = np.linalg.svd(rows, compute_uv=False)
+    assert float(design.value) == pytest.approx(np.sum(root**-2.0), rel=1e-10)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from scipy.optimize import minimize
 
 from learnlag_jax import InputError, Status
 from learnlag_jax.fermat import criterion, equivalence_gap, information_matrix, optimal_weights
+from learnlag_jax.fermat.extreme import Lists, _certified
 from learnlag_jax.fermat.minimax import minimax
 from learnlag_jax.fermat.semidefinite import _Vector
 
@@ -195,10 +197,61 @@ def test_candidates_of_several_rows(float64):
         assert np.einsum("ja,ab,jb->j", R, np.linalg.inv(M), R).max() >= value * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("kind", ["E", "G"])
+@pytest.mark.parametrize("informed", [False, True])
+def test_the_gap_of_a_poor_design_is_its_bound_by_numpy(kind, informed, float64):
+    draw = np.random.default_rng(8)
+    F, R, w = draw.normal(size=(30, 3)), draw.normal(size=(7, 3)), draw.dirichlet(20 * np.exp(draw.normal(size=30)))
+    prior, root = np.diag([0.03, 0.01, 0.02]) * informed, draw.normal(size=(3, 3))
+    X = root @ root.T / np.trace(root @ root.T)
+    M = F.T @ (w[:, None] * F) + prior
+    D = np.linalg.inv(M)
+    worst = np.linalg.eigvalsh(D)[-1] if kind == "E" else np.einsum("ja,ab,jb->j", R, D, R).max()
+    C = R.T @ R / 7
+    s = np.einsum("ia,ab,ib->i", F, X if kind == "E" else D @ C @ D, F)
+    mean = np.trace(D @ C)  # homogeneous without a prior, convex with one
+    lower = 1 / (s.max() + np.trace(X @ prior)) if kind == "E" else mean - (s.max() - w @ s)
+    lower = mean**2 / s.max() if kind == "G" and not informed else max(lower, 0)
+    lists = Lists(jnp.arange(30), jnp.asarray(w), jnp.asarray(R), jnp.full(7, 1 / 7))
+    phi = criterion("E") if kind == "E" else criterion("G", region=jnp.asarray(R))
+    given = jnp.asarray(prior) if informed else None
+    design = _certified(jnp.asarray(F), phi, given, lists, jnp.asarray(X if kind == "E" else C)).design
+    assert float(design.value) == pytest.approx(worst, rel=1e-12)
+    assert float(design.gap) == pytest.approx(1 - lower / worst, rel=1e-9)
+    best = optimal_weights(jnp.asarray(F), phi, prior=given)
+    assert lower < float(best.value) < worst * 0.99
+
+
+def test_a_light_row_that_the_design_needs_is_kept(float64):
+    """diag(1, 1e-3): the optimum gives the first row a millionth of the weight, a thousandth of the tolerance."""
+    F = jnp.zeros((200, 2)).at[0, 0].set(1.0).at[1:, 1].set(1e-3)
+    for phi in ("E", criterion("G", region=jnp.eye(2))):
+        design = optimal_weights(F, phi, tol=1e-2)
+        assert int(design.status) == Status.converged
+        value = float(np.linalg.eigvalsh(np.linalg.inv(information_matrix(F, design.weights)))[-1])
+        assert float(design.value) == pytest.approx(value, rel=1e-9)
+        assert float(design.value) == pytest.approx(1e6 + 1, rel=1e-2)
+
+
+def test_a_dominating_prior_is_not_certified_beyond_rounding(float64):
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        F, v = draw.normal(size=(30, 3)), draw.normal(size=3)
+        prior = np.outer(v, v) * 1e11
+        design = optimal_weights(jnp.asarray(F), "E", prior=jnp.asarray(prior))
+        with mpmath.workdps(40):
+            M = mpmath.matrix((F.T * np.asarray(design.weights)).tolist()) * mpmath.matrix(F.tolist())
+            exact = float(1 / min(mpmath.eigsy(M + mpmath.matrix(prior.tolist()), eigvals_only=True)))
+        assert float(design.value) * (1 - float(design.gap)) <= exact
+        assert abs(float(design.value) / exact - 1) <= float(design.gap)
+
+
 def test_derivatives_are_refused_by_name(float64):
     F = jnp.asarray(np.random.default_rng(6).normal(size=(9, 2)))
     with pytest.raises(InputError, match="without corners"):
         jax.grad(lambda F: optimal_weights(F, "E").value)(F)
+    with pytest.raises(InputError, match="without corners"):
+        jax.grad(lambda R: optimal_weights(F, criterion("G", region=R)).value)(jnp.eye(2))
 
 
 def test_pools_that_do_not_span_are_named(float64):
@@ -208,3 +261,25 @@ def test_pools_that_do_not_span_are_named(float64):
         assert int(design.status) == Status.rank_deficient
         assert bool(jnp.all(jnp.isnan(design.weights)))
         assert float(design.gap) == 1.0
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"tol": 1.0}, "tol: got 1.0"),
+        ({"tol": 0.0}, "tol: got 0.0"),
+        ({"max_rounds": 0}, "max_rounds: got 0"),
+        ({"prior": -0.1 * np.eye(2)}, "prior: got an eigenvalue of -0.1"),
+        ({"prior": np.triu(np.ones((2, 2)))}, "prior: got entries apart by 1"),
+        ({"prior": np.full((2, 2), np.nan)}, "prior: got nan"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, said, float64):
+    with pytest.raises(InputError, match=said):
+        optimal_weights(jnp.asarray(np.random.default_rng(9).normal(size=(9, 2))), "E", **arguments)
+
+
+@pytest.mark.parametrize("region", [np.full((3, 2), np.nan), np.array([[1.0, np.inf]]), np.zeros((0, 2))])
+def test_bad_regions_are_named(region, float64):
+    with pytest.raises(InputError, match="region"):
+        criterion("G", region=jnp.asarray(region))
