@@ -72,7 +72,7 @@ def optimal_weights(
     )
     if not checks.is_traced(tol):
         checks.require(tol is None or 0 < tol < 1, "tol", tol, "a gap between 0 and 1", "1e-9 is usual")
-    checks.whole(max_rounds, "max_rounds", 1, "60 is usual")
+    checks.whole(max_rounds, "max_rounds", 0, "60 is usual")
     if prior is not None:
         prior = known_information(prior, F)
     extreme = isinstance(phi, Criterion) and phi.kind in ("E", "G")

@@ -80,7 +80,7 @@ def _solve(F: Array, phi: Criterion, prior: Array | None, tol: Array, max_rounds
     pick = lambda flag, a, b: jax.tree.map(lambda x, y: jnp.where(flag, x, y), a, b)
 
     def cond(search):
-        return sound & (search.best.design.gap > tol) & (search.rounds < max_rounds) & (search.stale < PATIENCE)
+        return sound & (search.best.design.gap > tol) & (search.rounds < max(max_rounds, 1)) & (search.stale < PATIENCE)
 
     def body(search):
         found = _certified(F, phi, prior, *_saddle(F, phi, prior, search.lists, tol))
@@ -101,8 +101,13 @@ def smooth(phi: Criterion) -> Criterion:
     """The mean in place of the maximum, A for E and I for G: where the lists come from."""
     if phi.kind == "E":
         return Criterion("A", basis=phi.basis)
-    region = jnp.asarray(phi.region)
+    region = _region(phi)
     return Criterion("I", moment=region.T @ region / len(region))
+
+
+def _region(phi: Criterion) -> Array:
+    assert phi.region is not None
+    return jnp.asarray(phi.region)
 
 
 def _first_lists(F: Array, phi: Criterion, prior: Array | None, start: Design, sound: Array) -> Lists:
@@ -112,13 +117,13 @@ def _first_lists(F: Array, phi: Criterion, prior: Array | None, start: Design, s
     M = _safe(weighted_information(F, weights, prior))
     s = certificate(smooth(phi), M, F, prior)[2]
     w, chosen = jax.lax.top_k(weights + s / jnp.max(s), _length(N, p))
-    judges = _worst(phi, M, _length(len(phi.region), p)) if phi.kind == "G" else jnp.zeros((0, p), F.dtype)
+    judges = _worst(phi, M, _length(len(_region(phi)), p)) if phi.kind == "G" else jnp.zeros((0, p), F.dtype)
     return Lists(chosen.astype(jnp.int32), w, judges, jnp.zeros(len(judges), F.dtype))
 
 
 def _worst(phi: Criterion, M: Array, count: int) -> Array:
     """The rows of the region that the design predicts worst, (count, p)."""
-    region = jnp.asarray(phi.region, M.dtype)
+    region = _region(phi).astype(M.dtype)
     return region[jax.lax.top_k(jnp.sum((region @ phi.covariance(M)) * region, 1), count)[1]]
 
 
@@ -204,7 +209,7 @@ def _with_violators(F: Array, phi: Criterion, prior: Array | None, found: Found,
     level = jnp.sum(lists.w * s[lists.chosen]) * (1 + tol / 2)
     chosen, w, _ = add_violators(s, level, lists.chosen, lists.w, F.shape[-1], jnp.zeros((), F.dtype))
     lists, count = lists._replace(chosen=chosen, w=w), len(lists.judges)
-    if phi.kind == "E" or count == len(phi.region):
+    if phi.kind == "E" or count == len(_region(phi)):
         return lists
     new = _worst(phi, _safe(weighted_information(F, found.design.weights, prior)), min(3 * F.shape[-1], count))
     return lists._replace(judges=lists.judges.at[jnp.argsort(lists.mixture)[: len(new)]].set(new))

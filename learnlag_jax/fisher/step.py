@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from learnlag_jax import trees
+from learnlag_jax import checks, trees
 from learnlag_jax.fisher import roots
 from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
 from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
@@ -70,11 +70,12 @@ class Step:
         skipped = self.state.diagnostics.skipped
         if self.keep is not None:
             skipped = skipped + jnp.where(self.keep, 0, 1).astype(jnp.int32)
-        return out, m, v, buckets, Diagnostics(kinetic, *measured, skipped)
+        staleness, whitening, condition = measured
+        return out, m, v, buckets, Diagnostics(kinetic, staleness, whitening, condition, skipped)
 
     def _shared(self, work: Callable, *static: int) -> Callable:
         """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
-        if not isinstance(self.forward, jax.core.Tracer):
+        if not checks.is_traced(self.forward):
             return work
         return jax.jit(lambda *known: work(*known), static_argnums=static)
 

@@ -268,7 +268,7 @@ def test_pools_that_do_not_span_are_named(float64):
     [
         ({"tol": 1.0}, "tol: got 1.0"),
         ({"tol": 0.0}, "tol: got 0.0"),
-        ({"max_rounds": 0}, "max_rounds: got 0"),
+        ({"max_rounds": -1}, "max_rounds: got -1"),
         ({"prior": -0.1 * np.eye(2)}, "prior: got an eigenvalue of -0.1"),
         ({"prior": np.triu(np.ones((2, 2)))}, "prior: got entries apart by 1"),
         ({"prior": np.full((2, 2), np.nan)}, "prior: got nan"),
