@@ -518,3 +518,24 @@ def test_pieces_are_a_power_of_two(tmp_path, installed):
     (tmp_path / "c.toml").write_text(CONFIG.replace("save = 6", "save = 6\npieces = 6"))
     with pytest.raises(checks.ConfigError, match="run.pieces: got 6; expected a power of two"):
         trials.read(tmp_path / "c.toml")
+
+
+def test_the_number_of_pieces_there_are_is_part_of_a_trial(tmp_path, installed, monkeypatch):
+    """The loss of `tiny` is random, with a key in each piece: another number of pieces is another run."""
+    text = CONFIG.replace("seeds = [0, 1, 2]", "seeds = [0]").split('[[optimiser]]\nname = "adam"')[0]
+    text += '[[optimiser]]\nname = "sgd"\nlearning_rate = 0.1\n'
+    asked = lambda pieces: text.replace("save = 6", f"save = 6\npieces = {pieces}")
+    devices, count = jax.devices(), lambda out: len(list(out.glob("trials/*/result.json")))
+    assert len(devices) == 8
+    for pieces, used, trials_then in ((8, 8, 1), (2, 8, 1), (16, 8, 2), (2, 2, 3), (1, 2, 3), (8, 2, 3)):
+        monkeypatch.setattr(jax, "devices", lambda used=used: devices[:used])
+        assert count(_run(tmp_path, asked(pieces))) == trials_then, (pieces, used)
+
+
+def test_a_batch_of_another_shape_later_on_ends_in_one_line(tmp_path, installed, monkeypatch, capsys):
+    draw = lambda seed, step: {key: x[: 16 if step < 5 else 8] for key, x in tiny.batch(seed, step).items()}
+    monkeypatch.setattr(workloads, "_load", lambda point: _with(batch=draw))
+    _run(tmp_path, code=2)
+    said = [line for line in capsys.readouterr().err.splitlines() if "got" in line]
+    assert len(said) == 1
+    assert "batch['x']: got float32[8,5]; expected float32[16,5], as at step 0" in said[0]

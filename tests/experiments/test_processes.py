@@ -62,10 +62,10 @@ def _start(config, out, devices, *more, where=None, threads=8):
     return subprocess.Popen(words, env=environment, cwd=where, text=True, **pipes)
 
 
-def _pair(configs, out, *more, places=(None, None), threads=(8, 8)):
+def _pair(configs, out, *more, places=(None, None), threads=(8, 8), devices=(2, 2)):
     address = ["--processes", "2", "--coordinator", f"127.0.0.1:{_port()}", *more]
     return [
-        _start(config, out, 2, *address, "--process", str(i), where=place, threads=number)
+        _start(config, out, devices[i], *address, "--process", str(i), where=place, threads=number)
         for i, (config, place, number) in enumerate(zip(configs, places, threads, strict=True))
     ]
 
@@ -173,6 +173,30 @@ def test_unlike_numbers_of_threads_are_refused_on_every_process(tmp_path):
     for lines in said:
         assert "the number of CPU threads: got another on process 1 than on process 0" in lines[-1]
         assert "export NPROC=N" in lines[-1]
+
+
+def test_unlike_numbers_of_devices_are_refused_on_every_process(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("SHARD", "batch"))
+    codes, said = _ends(_pair([tmp_path / "c.toml"] * 2, tmp_path / "out", devices=(2, 1)))
+    assert codes == [2, 2], said
+    for lines in said:
+        assert len(lines) == 1
+        assert (
+            "the number of devices: got 2 on process 0, 1 on process 1; expected the same on every process" in lines[0]
+        )
+
+
+def test_many_unlike_processes_are_one_line():
+    processes.alike([0, 1, 1, 0])
+    with pytest.raises(ConfigError, match="got 1 on process 0, 2 on process 1, .*, 2 on process 8, ...; expected"):
+        processes.alike([0, *range(1, 99), *range(1, 99)])
+
+
+@pytest.mark.parametrize("stated, devices, wanted", [("4", 8, "8"), ("4", 2, "4"), ("8", 8, "8"), ("", 999, "999")])
+def test_threads_are_the_larger_of_those_stated_and_the_devices(monkeypatch, stated, devices, wanted):
+    monkeypatch.setenv("NPROC", stated)
+    monkeypatch.setattr(processes.jax, "local_device_count", lambda: devices)
+    assert processes.threads() == wanted
 
 
 def test_a_directory_that_cannot_be_had_is_four(tmp_path):

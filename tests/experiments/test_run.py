@@ -1,6 +1,7 @@
 """Runs that survive: killed anywhere, the finished run is the undisturbed one bit for bit; non-finite steps touch nothing."""
 
 import contextlib
+import gc
 import itertools
 import os
 import queue
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import jax
@@ -254,6 +256,35 @@ def test_the_same_run_on_eight_devices_then_one_then_two(undisturbed, tmp_path):
         with contextlib.suppress(run.Interrupted):
             done = tiny.train(tmp_path, compiled, stop=stop(k, []))
     assert tiny.same_bits(done, undisturbed)
+
+
+def test_a_restored_carry_does_not_outlive_its_first_step(tmp_path, monkeypatch):
+    split, restore, held = tiny.program(devices=jax.devices()[:2], shard_parameters=True), checkpoint.restore, []
+    with pytest.raises(run.Interrupted):
+        tiny.train(tmp_path, split, stop=iter([False] * 9 + [True]).__next__)
+
+    def watched(*arguments, **options):
+        found = restore(*arguments, **options)
+        held.extend(map(weakref.ref, jax.tree.leaves(found.tree[0])))
+        return found
+
+    monkeypatch.setattr(checkpoint, "restore", watched)
+    alive = []
+    count = lambda step, carry, report: gc.collect() and alive.append(sum(x() is not None for x in held))
+    tiny.train(tmp_path, split, on_step=count)
+    assert len(held) > 5
+    assert not any(alive)
+
+
+def test_a_loss_that_is_no_number_with_a_gradient_that_is_one_is_a_bad_step(tmp_path):
+    bad = lambda p, b, k: tiny.loss(p, b, k) + jax.lax.stop_gradient(jnp.float32(jnp.nan))
+    task = tiny.TASK._replace(loss=bad)
+    with pytest.raises(SolveError, match="4 steps in a row, up to step 4") as ended:
+        tiny.train(tmp_path, tiny.program(task, devices=jax.devices()[:1]), task)
+    carry = ended.value.solution.carry
+    assert int(carry.skipped) == 4
+    assert jax.tree.all(jax.tree.map(np.array_equal, carry.params, task.init(jax.random.fold_in(jax.random.key(3), 0))))
+    assert not np.any(carry.state[0].mu["w"])
 
 
 def test_parameters_are_split_where_asked(tmp_path):

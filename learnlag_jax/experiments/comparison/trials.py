@@ -25,7 +25,7 @@ from learnlag_jax.experiments.comparison import config, kept, optimisers, progre
 from learnlag_jax.experiments.comparison.behaviour import behaviour
 from learnlag_jax.experiments.comparison.config import Key
 from learnlag_jax.experiments.comparison.optimisers import Optimiser, Point
-from learnlag_jax.experiments.runs import checkpoint, live, processes, program, run
+from learnlag_jax.experiments.runs import checkpoint, live, processes, program, run, summation
 
 RUN = {
     "steps": Key(int, low=1, high=10**7),
@@ -144,11 +144,12 @@ def run_all(
         runner.group.beat(processes.BUSY)
         workload = choice.make()
         code = behaviour(choice.label, workload.task)
+        pieces = summation.pieces_of(workload.task.batch(0, 0), comparison.options["pieces"], len(jax.devices()))
         processes.same(f"the data of workload {choice.label}", workload.data.sha256 + code)
         inputs.append(workload.data)
         units[choice.label] = workload.unit
         for optimiser in comparison.optimisers:
-            one = functools.partial(_one, comparison, runner, choice, workload, code, optimiser, {})
+            one = functools.partial(_one, comparison, runner, choice, workload, code, pieces, optimiser, {})
             several = len(optimiser.points) > 1
             alone = several and comparison.tuning is None  # one seed chooses and measures
             tried = [one(point, comparison.options["seeds"][0]) for point in optimiser.points] if several else []
@@ -174,10 +175,19 @@ def choose(results: Sequence[kept.Result], targets: Sequence[float]) -> int:
 
 
 def _one(
-    comparison, runner: Runner, choice, workload, code: str, optimiser: Optimiser, compiled: dict, point, seed: int
+    comparison,
+    runner: Runner,
+    choice,
+    workload,
+    code: str,
+    pieces: int,
+    optimiser: Optimiser,
+    compiled: dict,
+    point,
+    seed: int,
 ):
-    """One trial: kept, gone on with, or begun."""
-    options = {key: comparison.options[key] for key in ("steps", "evaluate", "patience", "shard", "pieces", "audit")}
+    """One trial: kept, gone on with, or begun; `pieces`: as many as there will be, for a random loss differs with them."""
+    options = {key: comparison.options[key] for key in ("steps", "evaluate", "patience", "shard", "audit")}
     identity = {
         "workload": choice.kind,
         "data": workload.data.sha256,
@@ -185,7 +195,7 @@ def _one(
         "optimiser": point.kind,
         "settings": json.dumps(point.settings, sort_keys=True),
         "seed": str(seed),
-        "run": json.dumps(options, sort_keys=True),
+        "run": json.dumps(options | {"pieces": pieces}, sort_keys=True),
         "packages": _versions(),
     }
     trial = Trial(f"{choice.label}: {optimiser.label} {point.text}, seed {seed}", point, seed, identity)

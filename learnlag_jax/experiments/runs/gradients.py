@@ -18,7 +18,7 @@ from learnlag_jax.vocabulary import Array, PyTree
 
 
 def place(at: Placement, parts: PyTree) -> list[PyTree]:
-    """All pieces of a batch on each of this process's devices."""
+    """All pieces of a batch (see `summation.cut`) on each of this process's devices."""
     return [jax.device_put(parts, device) for device in at.own]
 
 
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
     Attributes:
         like: shape of the total.
         flag: bool -> the `stop` argument.
-        total: `total(position, placed batch, flag)` -> the sum of loss and gradient over all pieces, on this process's first device,
+        total: `total(position, placed batch, flag)` -> the mean loss and gradient of all pieces, on this process's first device,
             and whether any process has set the flag. `position`: (params, key, step), on that device.
     """
 

@@ -10,6 +10,7 @@ fault list, 53-57.
 """
 
 import argparse
+import collections
 import contextlib
 import hashlib
 import ipaddress
@@ -155,6 +156,7 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
 
     Raises:
         OSError: the peers did not come within the start limit.
+        ConfigError: on every process, if they have unlike numbers of devices.
     """
     if arguments.heartbeat is None:
         yield ALONE
@@ -184,6 +186,7 @@ def joined(arguments: argparse.Namespace) -> Iterator[Group]:
         os._exit(lost(f"cannot join the other processes ({' '.join(str(error).split())[:200]})"))
     agreed = checks.ConfigError, checks.InputError, checks.SolveError, checks.CheckpointError, Interrupted
     try:
+        alike([d.process_index for d in jax.devices()])
         yield Group(jax.process_index() == 0, jax.process_count(), lambda phase: _beat(arguments.heartbeat, phase))
     except agreed:  # raised on every process, so all of them come to the shutdown
         jax.distributed.shutdown()
@@ -214,6 +217,27 @@ def threads() -> str:
     stated = os.environ.get("NPROC", "")
     cores = int(stated) if stated.isdigit() and int(stated) else len(os.sched_getaffinity(0))
     return str(max(cores, jax.local_device_count()))
+
+
+def alike(owners: Sequence[int]) -> None:
+    """Every process must have as many devices as process 0: a collective of unlike ones fails in JAX.
+
+    Asks no other process, for each knows whose the devices are: `owners` has a process for every device.
+
+    Raises:
+        ConfigError: on every process, with the counts.
+    """
+    counts = collections.Counter(owners)
+    apart = [f"{counts[i]} on process {i}" for i in sorted(counts) if counts[i] != counts[0]]
+    told = ", ".join(apart[:8]) + ", ..." * (len(apart) > 8)
+    checks.require(
+        not apart,
+        "the number of devices",
+        f"{counts[0]} on process 0, {told}",
+        "the same on every process",
+        "give every process as many: JAX_NUM_CPU_DEVICES, or the launcher's accelerators",
+        checks.ConfigError,
+    )
 
 
 def same(what: str, text: str, remedy: str = "give every process the same file, data and packages") -> None:

@@ -69,7 +69,7 @@ class Program(NamedTuple):
         init: `init(seed, settings) -> Carry`.
         advance: `advance(carry, batch, stop, settings) -> (Carry, Report)`; the carry it was given is used up.
         evaluate: `evaluate(carry) -> float`.
-        place: host batch -> its pieces, on each of this process's devices.
+        place: host batch -> its pieces, on each of this process's devices; an InputError if it is not like the first.
         flag: bool -> the `stop` argument.
     """
 
@@ -80,16 +80,16 @@ class Program(NamedTuple):
     flag: Callable[[bool], Array]
 
 
-def step(task: Task, make: Callable[[Mapping], Any], pieces: int) -> Callable[..., tuple[Carry, Array, Array]]:
+def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carry, Array, Array]]:
     """`advance(carry, parts, total, settings)`: one optimiser step that a non-finite number cannot damage.
 
-    `total`: loss and gradient, summed over the pieces; `parts`: the pieces, for an optimiser that asks for the
+    `total`: loss and gradient, the mean of the pieces; `parts`: the pieces, for an optimiser that asks for the
     loss elsewhere. Returns the carry, the loss and the number of skipped steps in a row.
     """
 
     def advance(carry, parts, total, settings):
         key = jax.random.fold_in(carry.key, carry.step)
-        loss, gradient = summation.mean_of(total, pieces, carry.params)
+        loss, gradient = summation.mean_of(total, carry.params)
         optimiser = optax.with_extra_args_support(make(settings))
         extra = {"value": loss, "grad": gradient, "value_fn": summation.mean(task.loss, parts, key)}
         updates, state = optimiser.update(gradient, carry.state, carry.params, **extra)
@@ -127,7 +127,7 @@ def compile_program(
     pieces: int = PIECES,
     view: Callable[[PyTree, PyTree], PyTree] = lambda state, params: params,
 ) -> Program:
-    """Compile a task with an optimiser, once; a batch of another shape is then an error and never a second compilation.
+    """Compile a task with an optimiser, once; a batch of another shape is then an InputError and never a second compilation.
 
     All numbers of devices that divide the number of pieces give the same bits.
 
@@ -141,7 +141,7 @@ def compile_program(
         view: `view(optimiser state, params)`: the parameters that are evaluated.
 
     Raises:
-        InputError: the batch does not divide over the devices; `pieces` is no power of two.
+        InputError: the batch does not divide over the devices, or is none (see `summation.pieces_of`); `pieces` is no power of two.
     """
     devices = list(jax.devices() if devices is None else devices)
     batch, start = task.batch(0, 0), _start(task, make)
@@ -157,12 +157,16 @@ def compile_program(
         begin = jax.jit(start).lower(key(0), numbers(settings)).compile()
         measure = jax.jit(error).lower(like.params, like.state, held_out).compile()
         run, flag = (_together if pieces > 1 else _alone)(
-            task, step(task, make, pieces), at, like, batch, numbers(settings), pieces
+            task, step(task, make), at, like, batch, numbers(settings), pieces
         )
 
     def advance(carry, placed, flag, given):
         carry, loss, in_a_row, stop = run(at.whole(carry), placed, flag, numbers(given))
         return at.store(carry), Report(loss, in_a_row, stop)
+
+    def place(given):
+        summation.refuse_another(given, batch)
+        return gradients.place(at, summation.cut(given, pieces))
 
     def evaluate(carry):
         carry = at.whole(carry)
@@ -172,7 +176,7 @@ def compile_program(
         lambda seed, given: at.store(begin(key(seed), numbers(given))),
         advance,
         evaluate,
-        lambda batch: gradients.place(at, summation.cut(batch, pieces)),
+        place,
         flag,
     )
 

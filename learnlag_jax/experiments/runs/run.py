@@ -93,13 +93,7 @@ def train(
             and the `Outcome` so far in `.solution`.
         CheckpointError, RunDirError: see `checkpoint`.
     """
-    carry, curve = program.init(seed, settings), _blank(plan)
-    found = checkpoint.restore(directory, (carry, curve), identity=identity)
-    if found:
-        carry, curve = found.tree
-        curve = Curve(*(np.array(x) for x in curve))
-        for damage in found.passed_over:
-            tell(f"{directory}: {damage}; going on from step {found.step}")
+    carry, curve = _begin((program.init(seed, settings), _blank(plan)), directory, identity, tell)
     points, i = {point: index for index, point in enumerate(plan.points)}, int(carry.step)
     if i == 0:
         curve.errors[0], curve.seconds[0] = program.evaluate(carry), 0.0
@@ -127,6 +121,19 @@ def train(
             raise Interrupted(f"stopped after step {i}, saved in {directory}; run the same command to go on")
         clock = time.perf_counter()
     return Outcome(carry, curve)
+
+
+def _begin(
+    blank: tuple[Carry, Curve], directory: Path, identity: Mapping[str, str], tell: Callable
+) -> tuple[Carry, Curve]:
+    """From the newest checkpoint, or `blank`. On its own, so that nothing holds the restored carry beside the one that moves on."""
+    found = checkpoint.restore(directory, blank, identity=identity)
+    if not found:
+        return blank
+    for damage in found.passed_over:
+        tell(f"{directory}: {damage}; going on from step {found.step}")
+    carry, curve = found.tree
+    return carry, Curve(*(np.array(x) for x in curve))
 
 
 def _blank(plan: Plan) -> Curve:
