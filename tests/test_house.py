@@ -15,7 +15,7 @@ import learnlag_jax
 
 PACKAGE = Path(learnlag_jax.__file__).parent
 ROOT = PACKAGE.parent
-GROUND = {"vocabulary", "trees", "checks", "meaning"}
+GROUND = {"vocabulary", "trees", "extrema", "checks", "meaning"}
 ROOMS = ("variation", "information", "fermat", "control", "fisher")
 ALLOWED = {room: GROUND | {"variation", room} for room in ROOMS} | {"variation": GROUND | {"variation"}}
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -92,7 +92,7 @@ def _solve(F: Array, phi: Criterion, prior: Array | None, tol: Array, max_rounds
 
     search = jax.lax.while_loop(cond, body, Search(nothing, lists, jnp.int32(0), jnp.int32(0)))
     best, fewer = search.best.design, _pruned(F, phi, prior, search.best, tol).design
-    best = pick(sound & (fewer.gap <= jnp.maximum(best.gap, tol)), fewer, best)
+    best = pick(sound & ((fewer.gap < best.gap) | (fewer.gap <= tol)), fewer, best)
     status = jnp.where(sound, status_where(~(best.gap <= tol), Status.max_steps), start.status)
     return best._replace(weights=fill_where(~sound, best.weights), status=status, steps=start.steps + search.rounds)
 
@@ -134,7 +134,9 @@ def _length(count: int, p: int) -> int:
 
 def _saddle(F: Array, phi: Criterion, prior: Array | None, lists: Lists, tol: Array, keep: Array | None = None):
     """The lists with new weights, and the proof; light rows close to the support, together a tenth of the tolerance, are left out."""
-    rows, fine = F[lists.chosen], jnp.maximum(tol / 1000, 20 * jnp.finfo(F.dtype).eps)
+    rows = F[lists.chosen]
+    # far below the tolerance, or light rows that matter cannot be told from those that only lie close
+    fine = jnp.maximum(jnp.minimum(tol / 1000, 1e-12), 20 * jnp.finfo(F.dtype).eps).astype(F.dtype)
     if keep is not None:
         rows = jnp.where(jnp.expand_dims(keep, tuple(range(1, F.ndim))), rows, 0)
     if phi.kind == "E":
@@ -158,8 +160,10 @@ def _without_light(phi: Criterion, rows: Array, prior: Array | None, w: Array, p
 
 def _worth(phi: Criterion, rows: Array, M: Array, proof: Array) -> Array:
     """f' X f, or f' M^-1 C M^-1 f."""
+    if phi.kind == "E":
+        return sensitivity(rows, proof)
     D = inverse(_safe(M))
-    return sensitivity(rows, proof if phi.kind == "E" else D @ proof @ D)
+    return sensitivity(rows, D @ proof @ D)
 
 
 def _metric(phi: Criterion, F: Array) -> Array:

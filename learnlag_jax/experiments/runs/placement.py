@@ -7,7 +7,7 @@ Comes from: a list of devices. Goes to: `program`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,12 +28,12 @@ class Placement(NamedTuple):
     """
 
     mesh: Mesh
-    own: list[jax.Device]
+    own: list[Any]
     whole: Callable[[PyTree], PyTree]
     store: Callable[[PyTree], PyTree]
 
 
-def placement(devices: Sequence[jax.Device], like: PyTree, split: bool) -> Placement:
+def placement(devices: Sequence[Any], like: PyTree, split: bool) -> Placement:
     """Of a carry like `like`; `split`: over all devices, where a leading axis divides."""
     mesh = Mesh(np.array(devices), ("data",))  # Auto axis types: the user's model needs no sharding rules
     own = [d for d in devices if d.process_index == jax.process_index()]
@@ -67,14 +67,14 @@ def _sharding(x, mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P("data") if x.ndim > 1 and x.shape[0] % mesh.size == 0 else P())
 
 
-def on(tree: PyTree, device: jax.Device) -> PyTree:
+def on(tree: PyTree, device: Any) -> PyTree:
     """What lies on one device of arrays that are the same on many."""
     return jax.tree.map(lambda x: _shards(x)[device], tree)
 
 
 def joined(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Global arrays, the same everywhere, of what lies on this process's devices."""
-    order = [d for d in sharding.mesh.devices.flat if d.process_index == jax.process_index()]
+    order = [d for d in np.ravel(np.asarray(sharding.mesh.devices)) if d.process_index == jax.process_index()]
     join = lambda x: jax.make_array_from_single_device_arrays(x.shape, sharding, [_shards(x)[d] for d in order])
     return jax.tree.map(join, tree)
 
@@ -83,7 +83,7 @@ def _shards(x: Array) -> dict:
     return {shard.device: shard.data for shard in x.addressable_shards}
 
 
-def shapes(tree: PyTree, device: jax.Device) -> PyTree:
+def shapes(tree: PyTree, device: Any) -> PyTree:
     """What to compile for: arrays like these on a device."""
     there = jax.sharding.SingleDeviceSharding(device)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=there), tree)

@@ -98,7 +98,7 @@ def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carr
         kept = jax.tree.map(lambda new, old: _choose(good, new, old), (params, state), (carry.params, carry.state))
         in_a_row = jnp.where(good, jnp.int32(0), carry.in_a_row + jnp.int32(1))
         skipped = carry.skipped + jnp.where(good, jnp.int32(0), jnp.int32(1))
-        return Carry(*kept, carry.key, carry.step + jnp.int32(1), skipped, in_a_row), loss, in_a_row
+        return Carry(kept[0], kept[1], carry.key, carry.step + jnp.int32(1), skipped, in_a_row), loss, in_a_row
 
     return advance
 
