@@ -45,15 +45,3 @@ def test_the_derivative_is_that_of_jax(float64):
         np.testing.assert_allclose(ours, theirs, rtol=1e-14)
     batched = jax.vmap(lambda row: largest(row))(x)
     np.testing.assert_array_equal(batched, np.max(x, 1))
-
-
-def test_a_maximum_that_nobody_uses_compiles(dtype):
-    """With a function call inside of the reduction, as `jnp.where` makes one, the compiler crashed."""
-    x = jnp.arange(12, dtype=dtype).reshape(3, 4)
-
-    def body(carry):
-        largest_size(carry), largest(carry, 1)
-        return carry + 1
-
-    run = jax.jit(lambda x: (largest(x), jax.lax.while_loop(lambda c: c[0, 0] < 3, body, x))[1])
-    assert float(run(x)[0, 0]) == 3

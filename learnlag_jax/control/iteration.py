@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from learnlag_jax import checks, extrema, trees
+from learnlag_jax import checks, trees
 from learnlag_jax.control.bellman import bellman, enclosed, largest_reward, margins, rounding
 from learnlag_jax.control.mdp import MDP, ROW_TOLERANCE
 from learnlag_jax.control.operators import action_values, block, under, under_matrix
@@ -129,12 +129,15 @@ def _solve(mdp: MDP, v0: Array | None, tol: Array, method: str, max_steps: int) 
     end = lax.while_loop(unfinished, improve, end)
     lower, upper = enclosed(mdp, end.v, end.Tv)
     value = lower + (upper - lower) / 2
+    residual = trees.max_abs(bellman(mdp)(value) - value)
+    # this last sweep keeps NaN, at a price that those before it need not pay
+    lost = ~trees.all_finite((end.v, end.Tv)) | jnp.isnan(residual)
+    value, lower, upper = trees.fill_where(lost, (value, lower, upper))
     status = first_failure(
-        status_where(~trees.all_finite((end.v, end.Tv)), Status.nonfinite_input),
+        status_where(lost, Status.nonfinite_input),
         status_where((end.gap > tol) & (end.gap <= end.floor), Status.acceptable),
         status_where(~(end.gap <= tol), Status.max_steps),
     )
-    residual = trees.max_abs(bellman(mdp)(value) - value)
     return Values(value, residual, status, end.steps, end.policy, lower, upper, end.sweeps)
 
 
@@ -147,7 +150,7 @@ def _first(mdp: MDP, v0: Array | None) -> _Iterate:
 
 def _judged(mdp: MDP, v: Array, Q: Array, largest, steps, sweeps, slow) -> _Iterate:
     """T v, the greedy policy, and how far apart the bounds are; below `floor` only rounding is left."""
-    Tv, policy, slack = extrema.largest(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
+    Tv, policy, slack = jnp.max(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
     below, above = margins(mdp, jnp.min(Tv - v), jnp.max(Tv - v), slack)
     floor = 4 * slack / (1 - mdp.discount * mdp.mass[1])
     return _Iterate(v, Tv, policy, above - below, floor, largest, steps, sweeps, slow)
@@ -169,7 +172,7 @@ def _gauss_seidel(mdp: MDP, it: _Iterate) -> _Iterate:
     forward = jnp.minimum(jnp.arange(0, S, size, dtype=jnp.int32), S - size)
 
     def update(v, first):
-        new = extrema.largest(action_values(block(mdp, first, size), v), 1)
+        new = jnp.max(action_values(block(mdp, first, size), v), 1)
         return lax.dynamic_update_slice_in_dim(v, new, first, 0), None
 
     nearest = jnp.clip(it.Tv, *enclosed(mdp, it.v, it.Tv))
