@@ -44,12 +44,6 @@ def picked(stack: Array, first: Array, count: int) -> Array:
 
     XLA on CPU compiles a kernel for every constant offset: for the bases of 60 matrices that was half the compile time of
     "eigen". It would also compile one for every scalar, but not for every array of several values: hence `first`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax.fisher.roots import picked
-        >>> picked(jnp.arange(4.0), jnp.array([1, -1]), 2).tolist()
-        [1.0, 2.0]
     """
     return jax.lax.dynamic_slice_in_dim(stack, first[0], count, allow_negative_indices=False)
 
