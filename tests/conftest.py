@@ -6,8 +6,10 @@ fused loops, which want it, with it: a third of the time. The commands that test
 code, and so does whoever sets XLA_FLAGS, to nothing too: `XLA_FLAGS= python -m pytest -m slow`.
 """
 
+import gc
 import importlib.metadata
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
@@ -56,6 +58,19 @@ def float64() -> jnp.dtype:
     if not X64:
         pytest.skip("needs x64")
     return jnp.dtype("float64")
+
+
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs_kept():
+    """Every compiled program holds a dozen memory maps; Linux grants a process 65,530 and the compiler crashes at the next one."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
