@@ -2,8 +2,9 @@
 
     M0 = mean_i f_i f_i' = L L',    B = L^-T,    M~ = B' M B with rows B' f_i,    M^-1 = B M~^-1 B'
 
-In raw columns 1, x, x^2 on [3, 4], M^-1 is known to six digits only and Newton stalls; in this basis it is not felt. B is a constant to
-autodiff, rightly: nothing depends on it. Comes from: `optimal_weights`. Reference: Pukelsheim (1993), chapter 3; MATH.md 4.
+In raw columns 1, x, x^2 on [3, 4], M^-1 is known to six digits only and Newton stalls; in this basis it is not felt, for any B near L^-T
+is a basis, and rows are turned into it to their last digits (`products`). B is a constant to autodiff, rightly: nothing depends on it.
+Comes from: `optimal_weights`. Reference: Pukelsheim (1993), chapter 3; MATH.md 4.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from learnlag_jax.fermat.active_set import weighted_information
 from learnlag_jax.fermat.criteria import Criterion, flat
 from learnlag_jax.fermat.matrices import regular
+from learnlag_jax.fermat.products import congruence, product, unit
 from learnlag_jax.vocabulary import Array
 
 
@@ -37,33 +39,36 @@ def orthonormal(F: Array, phi: Any, prior: Array | None) -> Orthonormal:
     if not isinstance(phi, Criterion) or phi.draws is not None or phi.kind == "T":
         return Orthonormal(phi, F, prior, None, none, none)
     B = jax.lax.stop_gradient(_basis(F))
-    within, lost = _in_basis(phi, B)
-    lost = jnp.maximum(lost, 2 * _growth(F, B))
-    eps = jnp.finfo(F.dtype).eps
+    turned, lost = _turned(F, B)
+    within, more = _in_basis(phi, B)
+    lost = jax.lax.stop_gradient(jnp.maximum(lost, more))
     if prior is None:
-        return Orthonormal(within, F @ B, None, B, jax.lax.stop_gradient(eps * lost), none)
-    blurred = 2 * eps * jnp.max(jnp.sum(jnp.abs(B).T @ jnp.abs(prior) @ jnp.abs(B), 1))
-    return Orthonormal(within, F @ B, B.T @ prior @ B, B, *jax.lax.stop_gradient((eps * lost, blurred)))
+        return Orthonormal(within, turned, None, B, lost, none)
+    known = congruence(prior, B)
+    grown = jnp.max(jnp.sum(jnp.abs(B).T @ jnp.abs(prior) @ jnp.abs(B), 1))
+    blurred = 2 * (unit(F.dtype, len(B)) * grown + jnp.finfo(F.dtype).eps * jnp.max(jnp.sum(jnp.abs(known), 1)))
+    return Orthonormal(within, turned, known, B, lost, jax.lax.stop_gradient(blurred))
 
 
 def _in_basis(phi: Criterion, B: Array) -> tuple[Criterion, Array]:
-    """The criterion, and by how much the change of basis lets rounding in its arrays grow."""
+    """The criterion, and how much of its values the change of basis loses to rounding."""
     if phi.region is not None:
-        region = jnp.asarray(phi.region, B.dtype)
-        turned, lost = region @ B, 2 * _growth(region, B)
+        turned, lost = _turned(jnp.asarray(phi.region, B.dtype), B)
         within = {"region": turned} if phi.kind == "G" else {"moment": turned.T @ turned / len(turned), "region": None}
         return dataclasses.replace(phi, **within), lost
     if phi.kind in ("I", "c"):
         C = jnp.asarray(phi.moment, B.dtype)
-        within = B.T @ C @ B
-        grown = jnp.trace(jnp.abs(B).T @ jnp.abs(C) @ jnp.abs(B))
-        return dataclasses.replace(phi, moment=within), grown / jnp.trace(within)
+        within = congruence(C, B)
+        grown = jnp.trace(jnp.abs(B).T @ jnp.abs(C) @ jnp.abs(B)) / jnp.trace(within)
+        return dataclasses.replace(phi, moment=within), 2 * (unit(B.dtype, len(B)) * grown + jnp.finfo(B.dtype).eps)
     return dataclasses.replace(phi, basis=B), jnp.zeros((), B.dtype)
 
 
-def _growth(rows: Array, B: Array) -> Array:
-    """The largest sum of |f_k B_kj|: f' B is known to eps times that, beside entries of about 1."""
-    return jnp.max(jnp.max(jnp.abs(flat(rows)), 0) @ jnp.abs(B))
+def _turned(rows: Array, B: Array) -> tuple[Array, Array]:
+    """Rows B' f, and the relative error of (f' B)^2 beside those of usual size: `unit` of the largest sum of |f_k B_kj|, and eps."""
+    rows, turned = flat(rows), product(flat(rows), B).reshape(rows.shape)
+    grown = jnp.max(jnp.max(jnp.abs(rows), 0) @ jnp.abs(B)) / jnp.sqrt(jnp.mean(turned**2))
+    return turned, 2 * (unit(B.dtype, len(B)) * grown + jnp.finfo(B.dtype).eps)
 
 
 def _basis(F: Array) -> Array:

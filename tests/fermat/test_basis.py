@@ -67,8 +67,9 @@ def test_raw_powers_cost_kiefers_family_nothing(q, float64):
     np.testing.assert_allclose(float(design.value), np.mean(values**q) ** (1 / q), rtol=1e-9)
 
 
-def test_raw_powers_cost_the_worst_direction_nothing(float64):
-    raw, _, _ = _columns(2)
+@pytest.mark.parametrize("degree", [2, 5])
+def test_raw_powers_cost_the_worst_direction_nothing(degree, float64):
+    raw, _, _ = _columns(degree)
     design = optimal_weights(raw, "E")
     assert int(design.status) == Status.converged
     assert float(design.gap) < 1e-9
@@ -114,7 +115,9 @@ def test_a_single_precision_gap_is_a_bound_in_truth(float64):
         best = optimal_weights(exact, kind)
         efficiency = best.value / criterion(kind)(information_matrix(exact, w / jnp.sum(w)))
         assert 1 - float(efficiency) <= float(design.gap) < 0.01
-        assert int(design.status) == Status.max_steps  # single precision cannot know better here, and says so
+        assert int(design.status) == Status.converged  # rows turned by plain products leave 1e-3 unknown
+        closer = optimal_weights(raw32, kind, tol=1e-7)
+        assert int(closer.status) == Status.max_steps  # single precision cannot know better, and says so
 
 
 def test_derivatives_pass_through_the_change_of_basis(float64):
