@@ -1,6 +1,6 @@
-"""The basis in which the pool is orthonormal: designs do not depend on coordinates, their digits do.
+"""The basis in which pool and prior are orthonormal: designs do not depend on coordinates, their digits do.
 
-    M0 = mean_i f_i f_i' = L L',    B = L^-T,    M~ = B' M B with rows B' f_i,    M^-1 = B M~^-1 B'
+    M0 = mean_i f_i f_i' + prior = L L',    B = L^-T,    M~ = B' M B with rows B' f_i,    M^-1 = B M~^-1 B'
 
 In raw columns 1, x, x^2 on [3, 4], M^-1 is known to six digits only and Newton stalls; in this basis it is not felt, for any B near L^-T
 is a basis, and rows are turned into it to their last digits (`products`). B is a constant to autodiff, rightly: nothing depends on it.
@@ -38,7 +38,7 @@ def orthonormal(F: Array, phi: Any, prior: Array | None) -> Orthonormal:
     none = jnp.zeros((), F.dtype)
     if not isinstance(phi, Criterion) or phi.draws is not None or phi.kind == "T":
         return Orthonormal(phi, F, prior, None, none, none)
-    B = jax.lax.stop_gradient(_basis(F))
+    B = jax.lax.stop_gradient(_basis(F, prior))
     turned, lost = _turned(F, B)
     within, more = _in_basis(phi, B)
     lost = jax.lax.stop_gradient(jnp.maximum(lost, more))
@@ -71,10 +71,10 @@ def _turned(rows: Array, B: Array) -> tuple[Array, Array]:
     return turned, 2 * (unit(B.dtype, len(B)) * grown + jnp.finfo(B.dtype).eps)
 
 
-def _basis(F: Array) -> Array:
-    """Upper triangular B with mean_i B' f_i f_i' B = I; the identity where the pool does not span the space."""
+def _basis(F: Array, prior: Array | None) -> Array:
+    """Upper triangular B with B' M0 B = I; the identity where pool and prior do not span the space."""
     N, p = F.shape[0], F.shape[-1]
-    M = weighted_information(F, jnp.full(N, 1 / N, F.dtype), None)
+    M = weighted_information(F, jnp.full(N, 1 / N, F.dtype), prior)
     identity = jnp.eye(p, dtype=F.dtype)
     ok = regular(M)
     L = jnp.linalg.cholesky(jnp.where(ok, M, identity))

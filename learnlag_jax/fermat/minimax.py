@@ -20,7 +20,8 @@ from learnlag_jax.fermat.criteria import flat
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array
 
-STEPS, HALVINGS = 100, 30
+STEPS, HALVINGS = 200, 30
+NEAR = 1e-11  # of the maximum: below, t - v loses its digits
 
 
 class Point(NamedTuple):
@@ -63,24 +64,24 @@ def minimax(rows: Array, judges: Array, prior: Array | None, tol: Array) -> tupl
     calls certifies it.
     """
     n, m = rows.shape[0], judges.shape[0]
-    v = _local(rows, judges, prior, jnp.full(n, 1 / n, rows.dtype), jnp.full(m, 1 / m, rows.dtype)).v
-    judges = judges * jax.lax.rsqrt(jnp.max(v))
-    v = v / jnp.max(v)
-    kappa = jnp.mean(2 - v) / m
-    full = lambda size, x: jnp.full(size, x, rows.dtype)
-    start = Point(full(n, 1 / n), full(n, n * kappa), full(m, 1 / m), 2 - v, full((), 2), full((), 0))
+    w, mu = jnp.full(n, 1 / n, rows.dtype), jnp.full(m, 1 / m, rows.dtype)
+    top = jnp.max(_local(rows, judges, prior, w, mu).v)
+    judges = judges * jax.lax.rsqrt(top)
+    at = _local(rows, judges, prior, w, mu)
+    t, nu = 1 + jnp.max(at.v), 1 + jnp.max(at.worth)
+    start = Point(w, nu - at.worth, mu, t - at.v, t, nu)
 
     def cond(carry):
-        point, progress, k = carry
+        point, _, progress, k = carry
         loose = _complementarity(point) * (n + m) > tol * point.t
         return progress & (k < STEPS) & (loose | (_norm(_residual(rows, judges, prior, point, 0.0)) > tol * point.t))
 
     def body(carry):
-        point, _, k = carry
-        new, ok = _advance(rows, judges, prior, point)
-        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, point), ok, k + 1
+        point, went, _, k = carry
+        new, went, ok = _advance(rows, judges, prior, point, went)
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, point), went, ok, k + 1
 
-    point, _, _ = jax.lax.while_loop(cond, body, (start, jnp.isfinite(kappa), 0))
+    point, *_ = jax.lax.while_loop(cond, body, (start, jnp.ones_like(t), jnp.isfinite(t), 0))
     return point.w / jnp.sum(point.w), point.mu / jnp.sum(point.mu)
 
 
@@ -113,25 +114,36 @@ def _lacking(at: Local, point: Point, kappa) -> Residual:
     return Residual(nu - at.worth - z, at.v + s - t, jnp.sum(w) - 1, jnp.sum(mu) - 1, w * z - kappa, mu * s - kappa)
 
 
-def _advance(rows: Array, judges: Array, prior: Array | None, point: Point) -> tuple[Point, Array]:
-    """One Newton step towards a tenth of kappa, as long as everything stays positive and the residual falls."""
-    kappa = _complementarity(point) / 10
+def _advance(rows: Array, judges: Array, prior: Array | None, point: Point, went: Array) -> tuple[Point, Array, Array]:
+    """One Newton step, as long as everything stays positive and the residual falls; how long it was, and whether there was one.
+
+    Towards a tenth of kappa if the last one was long, else to less. While kappa is far from rounding, z and s
+    are what w, mu, nu and t leave to them: carried on straight lines, the bend of v would hold the steps up.
+    """
+    share = jnp.where(went > 0.7, 0.1, jnp.where(went > 0.3, 0.3, 0.8)).astype(went.dtype)
+    kappa = share * _complementarity(point)
     at = _local(rows, judges, prior, point.w, point.mu)
     residual = _lacking(at, point, kappa)
     d = _newton(at, residual, point, len(rows))
-    start = _norm(residual)
-    moved = lambda length: jax.tree.map(lambda x, dx: x + length * dx, point, d)
+    start, far = _norm(residual), kappa > NEAR * point.t
+
+    def moved(length):
+        straight = jax.tree.map(lambda x, dx: x + length * dx, point, d)
+        at = _local(rows, judges, prior, straight.w, straight.mu)
+        bent = straight._replace(z=straight.nu - at.worth, s=straight.t - at.v)
+        new = jax.tree.map(lambda a, b: jnp.where(far, a, b), bent, straight)
+        inside = (jnp.min(new.z) > 0) & (jnp.min(new.s) > 0)
+        return new, jnp.where(inside, _norm(_lacking(at, new, kappa)), jnp.inf)
 
     def rising(state):
         length, k = state
-        end = _norm(_residual(rows, judges, prior, moved(length), kappa))
-        return ~(end <= (1 - 0.01 * length) * start) & (k < HALVINGS)
+        return ~(moved(length)[1] <= (1 - 0.01 * length) * start) & (k < HALVINGS)
 
     wall = jnp.min(jnp.stack([_room(x, dx) for x, dx in zip(point[:4], d[:4], strict=True)]))
     first = (jnp.minimum(1, 0.99 * wall), 0)
     length, halvings = jax.lax.while_loop(rising, lambda state: (state[0] / 2, state[1] + 1), first)
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in d]))
-    return moved(length), finite & (halvings < HALVINGS)
+    return moved(length)[0], length, finite & (halvings < HALVINGS)
 
 
 def _room(x: Array, dx: Array) -> Array:

@@ -284,3 +284,13 @@ def test_bad_arguments_are_named(arguments, said, float64):
 def test_bad_regions_are_named(region, float64):
     with pytest.raises(InputError, match="region"):
         criterion("G", region=jnp.asarray(region))
+
+
+@pytest.mark.parametrize("kind, p, k, seed, least", [("E", 3, 0, 0, 1e-5), ("G", 5, 2, 1, 1e-3), ("G", 2, 0, 1, 1e-5)])
+def test_a_prior_that_outweighs_the_pool_a_million_times_costs_no_digits(kind, p, k, seed, least, float64):
+    draw = np.random.default_rng(seed)
+    F = jnp.asarray(draw.normal(size=(150, k, p) if k else (150, p)) * np.geomspace(1, least, p))
+    phi = criterion("G", region=jnp.asarray(draw.normal(size=(40, p)))) if kind == "G" else criterion("E")
+    design = optimal_weights(F, phi, prior=jnp.eye(p) * 0.01)
+    assert int(design.status) == Status.converged
+    assert float(design.gap) <= 1e-9
