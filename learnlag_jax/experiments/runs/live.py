@@ -21,7 +21,7 @@ from learnlag_jax import checks, trees
 from learnlag_jax.fisher import Audit
 from learnlag_jax.vocabulary import Array, PyTree
 
-ENOUGH = 512  # watched coordinates: a norm over them is that over all to about 1 / sqrt(2 * 512), 3 %
+ENOUGH = 256  # watched coordinates: a norm over them is that over all to about 1 / sqrt(2 * 256), 4 %
 
 
 class LiveState(NamedTuple):
@@ -57,7 +57,7 @@ def watch_stationarity(
     Args:
         optimiser: any optax optimiser, whole: what it returns must be the step that is applied.
         b2, eps, exponent, bias_correction: of the learning Lagrangian's metric, as in `fisher.audit`.
-        stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 512 in all.
+        stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 256 in all.
         memory: how many of the last steps are kept.
 
     Returns:
