@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from learnlag_jax.vocabulary import Array
 
-BLOCK = 8192  # rows at a time: slices of a long pool would take three times its memory
+BLOCK = 1024  # rows at a time: slices of a long pool would take three times its memory
 
 
 @jax.custom_jvp
@@ -24,7 +24,15 @@ def product(A: Array, B: Array) -> Array:
     """A (n, p) times B (p, m), every entry to eps of its own size and `unit` of the largest sum of sizes |A| |B|."""
     halves = _halves(A, B)
     rows = lambda A: sum(halves(A))
-    return rows(A) if len(A) <= BLOCK else jax.lax.map(lambda row: rows(row[None])[0], A, batch_size=BLOCK)
+    if len(A) <= BLOCK:
+        return rows(A)
+
+    def write(i, out):  # the last block begins early enough to be whole
+        start = jnp.minimum(i * BLOCK, len(A) - BLOCK)
+        part = rows(jax.lax.dynamic_slice_in_dim(A, start, BLOCK))
+        return jax.lax.dynamic_update_slice_in_dim(out, part, start, 0)
+
+    return jax.lax.fori_loop(0, -(-len(A) // BLOCK), write, jnp.zeros((len(A), B.shape[1]), A.dtype))
 
 
 @product.defjvp
