@@ -1,6 +1,6 @@
 """Where a carry lies between steps, and how it comes to the one device of each process that makes the step.
 
-The step is a one-device program (see `pieces`), which the first device of every process runs on the same numbers. Between
+The step is a one-device program (see `summation`), which the first device of every process runs on the same numbers. Between
 steps the carry lies there, the same on every process; or split over all devices, which costs two copies a step: gathered, it is
 whole on every device for as long as the step lasts. Copies change no bit.
 Comes from: a list of devices. Goes to: `program`.
