@@ -24,9 +24,11 @@ from learnlag_jax.fermat.implicit import differentiable_weights
 from learnlag_jax.fermat.matrices import inverse
 from learnlag_jax.vocabulary import Array, Status
 
+ROUNDS = 60
+
 
 def optimal_weights(
-    F, criterion: str | Callable = "A", *, prior=None, tol: float | None = None, max_rounds: int = 60
+    F, criterion: str | Callable = "A", *, prior=None, tol: float | None = None, max_rounds: int = ROUNDS
 ) -> Design:
     """The optimal approximate design on a candidate pool, certified over the whole pool.
 
@@ -75,21 +77,28 @@ def optimal_weights(
     checks.whole(max_rounds, "max_rounds", 0, "60 is usual")
     if prior is not None:
         prior = known_information(prior, F)
-    extreme = isinstance(phi, Criterion) and phi.kind in ("E", "G")
-    if tol is None:
-        tol = max(1e-9, 100 * p * float(jnp.finfo(F.dtype).eps))
-    limit = jnp.asarray(tol, F.dtype)
-    own = extreme and phi.kind == "G" and prior is None and _same(phi.region, F)
+    limit = usual_tolerance(F) if tol is None else jnp.asarray(tol, F.dtype)
+    own = prior is None and judged_there(phi, F)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    problem = orthonormal(F, phi, prior)
+    return solved(orthonormal(F, phi, prior), limit, max_rounds, own)
+
+
+def solved(problem: Orthonormal, limit: Array, max_rounds: int, own: bool) -> Design:
+    """The certified design of a problem that has been checked; `own`: G judged on the pool itself."""
+    p, kind = problem.F.shape[-1], getattr(problem.phi, "kind", None)
     if own:  # judged on its own pool, G has the D-optimal design (Kiefer and Wolfowitz), and value p there
         design = differentiable_weights(problem.F, as_criterion("D"), None, limit, max_rounds)
         value = problem.phi(information_matrix(problem.F, design.weights))
         design = design._replace(value=value, gap=jnp.where(design.gap < 1, jnp.clip(1 - p / value, 0, 1), 1))
     else:
-        solve = extreme_weights if extreme else differentiable_weights
+        solve = extreme_weights if kind in ("E", "G") else differentiable_weights
         design = solve(problem.F, problem.phi, problem.prior, limit, max_rounds)
     return _returned(design, problem, limit)
+
+
+def usual_tolerance(F: Array) -> Array:
+    """1e-9, or what the precision allows."""
+    return jnp.asarray(max(1e-9, 100 * F.shape[-1] * float(jnp.finfo(F.dtype).eps)), F.dtype)
 
 
 def _returned(design: Design, problem: Orthonormal, tol: Array) -> Design:
@@ -124,7 +133,9 @@ def known_information(prior, F: Array) -> Array:
     return prior
 
 
-def _same(region, F: Array) -> bool:
-    if jnp.shape(region) != F.shape or checks.is_traced(region, F):
+def judged_there(phi: Callable, F: Array) -> bool:
+    """G on the pool itself, as far as can be seen."""
+    region = phi.region if isinstance(phi, Criterion) and phi.kind == "G" else None
+    if region is None or jnp.shape(region) != F.shape or checks.is_traced(region, F):
         return False
     return region is F or bool(jnp.array_equal(jnp.asarray(region, F.dtype), F))

@@ -33,21 +33,35 @@ class Orthonormal(NamedTuple):
 
 
 @jax.jit
-def orthonormal(F: Array, phi: Any, prior: Array | None) -> Orthonormal:
-    """The same problem, well conditioned; unchanged for a mean over draws, for T and a user's phi, and if the pool does not span."""
+def orthonormal(F: Array, phi: Any, prior: Array | None, seen: Array | None = None, share: float = 1.0) -> Orthonormal:
+    """The same problem, well conditioned; unchanged for a mean over draws, for T and a user's phi, and if nothing spans.
+
+    `seen`: rows (m, p) that are known beside the prior. They are turned themselves, for their products have lost what cancels; for the
+    same reason it is there that both are divided by `share`.
+    """
     none = jnp.zeros((), F.dtype)
+    rows = jnp.zeros((0, F.shape[-1]), F.dtype) if seen is None else seen
+    plain = None if prior is None and seen is None else ((0 if prior is None else prior) + rows.T @ rows) / share
     if not isinstance(phi, Criterion) or phi.draws is not None or phi.kind == "T":
-        return Orthonormal(phi, F, prior, None, none, none)
-    B = jax.lax.stop_gradient(_basis(F, prior))
+        return Orthonormal(phi, F, plain, None, none, none)
+    B = jax.lax.stop_gradient(_basis(F, plain))
     turned, lost = _turned(F, B)
     within, more = _in_basis(phi, B)
-    lost = jax.lax.stop_gradient(jnp.maximum(lost, more))
+    known, blurred = _known(prior, rows, B)
+    blurred = none if plain is None else blurred / share
+    lost, blurred = jax.lax.stop_gradient((jnp.maximum(lost, more), blurred))
+    return Orthonormal(within, turned, None if plain is None else known / share, B, lost, blurred)
+
+
+def _known(prior: Array | None, rows: Array, B: Array) -> tuple[Array, Array]:
+    """B' (prior + rows' rows) B, and what rounding may have done to it, as the norm of a matrix."""
+    turned, lost = _turned(rows, B)
+    known, blurred = turned.T @ turned, lost * jnp.sum(turned**2)
     if prior is None:
-        return Orthonormal(within, turned, None, B, lost, none)
-    known = congruence(prior, B)
+        return known, blurred
+    own, eps = congruence(prior, B), jnp.finfo(B.dtype).eps
     grown = jnp.max(jnp.sum(jnp.abs(B).T @ jnp.abs(prior) @ jnp.abs(B), 1))
-    blurred = 2 * (unit(F.dtype, len(B)) * grown + jnp.finfo(F.dtype).eps * jnp.max(jnp.sum(jnp.abs(known), 1)))
-    return Orthonormal(within, turned, known, B, lost, jax.lax.stop_gradient(blurred))
+    return known + own, blurred + 2 * (unit(B.dtype, len(B)) * grown + eps * jnp.max(jnp.sum(jnp.abs(own), 1)))
 
 
 def _in_basis(phi: Criterion, B: Array) -> tuple[Criterion, Array]:
@@ -66,8 +80,10 @@ def _in_basis(phi: Criterion, B: Array) -> tuple[Criterion, Array]:
 
 def _turned(rows: Array, B: Array) -> tuple[Array, Array]:
     """Rows B' f, and the relative error of (f' B)^2 beside those of usual size: `unit` of the largest sum of |f_k B_kj|, and eps."""
-    rows, turned = flat(rows), product(flat(rows), B).reshape(rows.shape)
-    grown = jnp.max(jnp.max(jnp.abs(rows), 0) @ jnp.abs(B)) / jnp.sqrt(jnp.mean(turned**2))
+    shape, rows = rows.shape, flat(rows)
+    turned = product(rows, B).reshape(shape)
+    size = jnp.sqrt(jnp.sum(turned**2) / max(turned.size, 1))
+    grown = jnp.max(jnp.max(jnp.abs(rows), 0, initial=0) @ jnp.abs(B)) / jnp.where(size > 0, size, 1)
     return turned, 2 * (unit(B.dtype, len(B)) * grown + jnp.finfo(B.dtype).eps)
 
 

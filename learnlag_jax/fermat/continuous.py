@@ -17,6 +17,7 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.extrema import largest_size
+from learnlag_jax.fermat.approximate import known_information
 from learnlag_jax.fermat.criteria import Criterion, as_criterion
 from learnlag_jax.fermat.exact import approximate_bound, certified_efficiency
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -102,11 +103,13 @@ def continuous_design(
     checks.require(len(shape) == 1, "model", f"an answer of shape {shape}", "one row (p,)", "return a vector")
     p, m = shape[0], 0 if fixed is None else jnp.shape(fixed)[0]
     checks.require(prior is not None or n + m >= p, "n", n, f"at least p = {p} rows in all", "raise n or pass a prior")
-    base = jnp.zeros((p, p), dtype) if prior is None else jnp.asarray(prior, dtype)
+    prior = None if prior is None else known_information(prior, jnp.zeros((1, p), dtype))
     if fixed is not None:
         checks.shape(fixed, (m, p), "fixed")
         checks.finite(fixed, "fixed")
-        base = base + jnp.asarray(fixed, dtype).T @ jnp.asarray(fixed, dtype)
+        fixed = jnp.asarray(fixed, dtype)
+    base = jnp.zeros((p, p), dtype) if prior is None else prior
+    base = base if fixed is None else base + fixed.T @ fixed
     phi = as_criterion(criterion, p)
     key, cloud_key = jax.random.split(checks.random_key(key))
     z = 2 * jax.random.normal(key, (restarts, n, d), dtype)
@@ -115,10 +118,9 @@ def continuous_design(
         z = jnp.concatenate([_coordinates(jnp.asarray(start, dtype), box)[None], z])
     x, value, residual, steps = _descend(model, as_pytree(phi), z, box, base, max_steps)
     found = jnp.isfinite(value)
-    known = None if fixed is None and prior is None else base
     cloud = _cloud(cloud_key, d, box, dtype)
     cloud = jnp.concatenate([jnp.where(found, x, cloud[:1]), cloud])
-    efficiency = certified_efficiency(value, approximate_bound(jax.vmap(model)(cloud), phi, known, n))
+    efficiency = certified_efficiency(value, approximate_bound(jax.vmap(model)(cloud), phi, prior, n, fixed))
     status = first_failure(
         status_where(~found, Status.rank_deficient),
         status_where(~(residual <= jnp.sqrt(jnp.finfo(dtype).eps)), Status.max_steps),

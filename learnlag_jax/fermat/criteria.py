@@ -89,7 +89,7 @@ class Criterion:
     Attributes:
         kind: one of A, D, E, G, T, I, c, phi.
         moment: (p, p) second moment of the predictions that matter, for I and c.
-        region: (m, p) rows where predictions are judged, for G; for I, the rows behind the moment if they are known.
+        region: (m, p) rows where predictions are judged, for G; for I and c, the rows behind the moment if they are known.
         q: exponent of phi.
         draws: None, or the number of diagonal blocks of M over which the criterion is averaged.
         basis: None, or (p, p) B upper triangular with a positive diagonal, where M is given as B' M B (see `basis.py`).
@@ -237,7 +237,7 @@ def criterion(
     if kind == "c":
         vector = jnp.asarray(vector)
         checks.shape(vector, ("p",), "vector")
-        return Criterion(kind, moment=jnp.outer(vector, vector), draws=draws)
+        return Criterion(kind, jnp.outer(vector, vector), wide_rows(vector[None]), draws=draws)
     if region is not None:
         checks.shape(region, ("m", "p"), "region")
         checks.require(len(region) > 0, "region", "no rows", "at least one", "say where predictions are judged")

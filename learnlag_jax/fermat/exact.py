@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.approximate import known_information, optimal_weights
+from learnlag_jax.fermat.approximate import ROUNDS, judged_there, known_information, solved, usual_tolerance
 from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
 from learnlag_jax.fermat.matrices import inverse, regular
@@ -118,23 +118,23 @@ def exact_design(
     seen = jnp.zeros((0, p), F.dtype) if fixed is None else jnp.asarray(fixed, F.dtype)
     key = checks.random_key(key)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    own = orthonormal(F, phi, base)  # raw powers of x would cost the exchanges their digits
-    seen_there = seen if own.B is None else seen @ own.B  # the rows: their products have lost them already
-    known = own.prior + seen_there.T @ seen_there
-    rows, value, sweeps, settled = _search(own.F, own.phi, known, key, n, replace, restarts, max_sweeps)
-    bound = approximate_bound(F, phi, None if fixed is None and prior is None else base + seen.T @ seen, n)
+    own = orthonormal(F, phi, base, seen)  # raw powers of x would cost the exchanges their digits
+    rows, value, sweeps, settled = _search(own.F, own.phi, own.prior, key, n, replace, restarts, max_sweeps)
+    bound = approximate_bound(F, phi, None if prior is None else base, n, None if fixed is None else seen)
     found, efficiency = jnp.isfinite(value), certified_efficiency(value, bound)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
     return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)
 
 
-def approximate_bound(F: Array, phi: Callable, base: Array | None, n: int) -> Array:
-    """A certified lower bound on phi over n rows: n times the information of the best weights."""
+def approximate_bound(F: Array, phi: Callable, prior: Array | None, n: int, seen: Array | None = None) -> Array:
+    """A certified lower bound on phi over n rows beside those `seen`: n times the information of the best weights."""
     if isinstance(phi, Criterion) and phi.kind == "T":
-        return 1 / (n * jnp.max(jnp.sum(F**2, 1)) + (0 if base is None else jnp.trace(base)))
-    prior = None if base is None else base / n
-    total = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(_scaled, phi, jnp.asarray(n, F.dtype))
-    design = optimal_weights(F, total, prior=prior)
+        known = (0 if prior is None else jnp.trace(prior)) + (0 if seen is None else jnp.sum(seen**2))
+        return 1 / (n * jnp.max(jnp.sum(F**2, 1)) + known)
+    scaled = lambda: jax.tree_util.Partial(_scaled, jax.tree_util.Partial(phi), jnp.asarray(n, F.dtype))
+    total = phi if isinstance(phi, Criterion) else scaled()
+    own = prior is None and seen is None and judged_there(phi, F)
+    design = solved(orthonormal(F, total, prior, seen, float(n)), usual_tolerance(F), ROUNDS, own)
     known = jnp.isfinite(design.value) & (design.gap < 1)  # a gap of 1 certifies nothing
     lower = jnp.where(known, design.value - design.gap * jnp.abs(design.value), -jnp.inf)
     return jnp.maximum(lower, 0) / n if isinstance(phi, Criterion) else lower

@@ -22,8 +22,10 @@ BLOCK = 1024  # rows at a time: slices of a long pool would take three times its
 @jax.custom_jvp
 def product(A: Array, B: Array) -> Array:
     """A (n, p) times B (p, m), every entry to eps of its own size and `unit` of the largest sum of sizes |A| |B|."""
+    if len(A) == 0:
+        return A @ B
     halves = _halves(A, B)
-    rows = lambda A: sum(halves(A))
+    rows = lambda A: jnp.add(*halves(A))
     if len(A) <= BLOCK:
         return rows(A)
 
@@ -81,7 +83,7 @@ def _halves(A: Array, B: Array) -> Callable:
 
     def halves(rows):
         a, a2, a3 = _slices(rows / down[None, :], bits)
-        rest = times(a, b2) + times(a2, b) + (times(a2, b2 + b3) + times(a, b3) + times(a3, b))
+        rest = times(a, b2) + times(a2, b) + (times(a2, b2) + times(a, b3) + times(a3, b))
         return times(a, b) * across, rest * across
 
     return halves
@@ -89,8 +91,8 @@ def _halves(A: Array, B: Array) -> Callable:
 
 def _power(largest: Array) -> Array:
     """The power of two above: what scales without rounding; 1 for 0 and for what is no number."""
-    known = jnp.isfinite(largest) & (largest > 0)
-    return jnp.where(known, jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1]), 1)
+    known, most = jnp.isfinite(largest) & (largest > 0), jnp.finfo(largest.dtype).maxexp - 1
+    return jnp.where(known, jnp.ldexp(jnp.ones_like(largest), jnp.minimum(jnp.frexp(largest)[1], most)), 1)
 
 
 def _slices(X: Array, bits: int) -> tuple[Array, Array, Array]:

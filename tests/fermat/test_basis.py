@@ -156,3 +156,45 @@ def test_fixed_rows_in_raw_powers_cost_no_digits(float64):
     rows = np.concatenate([powers(x)[np.asarray(design.rows)], powers(seen)])
     root = np.linalg.svd(rows, compute_uv=False)
     assert float(design.value) == pytest.approx(np.sum(root**-2.0), rel=1e-10)
+
+
+def _true_value(rows, kind, c=None):
+    """tr (R'R)^-1, or c' (R'R)^-1 c, of the rows as they are, in 60 digits."""
+    with mpmath.workdps(60):
+        R = mpmath.matrix(np.asarray(rows, float).tolist())
+        D = (R.T * R) ** -1
+        if kind == "A":
+            return float(sum(D[i, i] for i in range(R.cols)))
+        c = mpmath.matrix(np.asarray(c, float).tolist())
+        return float((c.T * D * c)[0])
+
+
+@pytest.mark.parametrize("degree, seed", [(3, 0), (3, 1), (5, 0), (5, 1)])
+def test_one_combination_in_raw_powers_is_certified_in_truth(degree, seed, float64):
+    """c is turned as a row: its outer product has lost what cancels."""
+    F = np.vander(np.linspace(3, 4, 41), degree + 1, increasing=True)
+    x = 3 + np.random.default_rng(seed).random()
+    c = np.array([k * x ** max(k - 1, 0) for k in range(degree + 1)])  # the slope of the polynomial at x
+    design = optimal_weights(jnp.asarray(F), criterion("c", vector=jnp.asarray(c)))
+    assert int(design.status) == Status.converged
+    w = np.asarray(design.weights)
+    assert abs(float(design.value) / _true_value(np.sqrt(w)[:, None] * F, "c", c) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("candidates", [1, 9])
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_no_design_beside_fixed_rows_beats_its_bound(candidates, seed, float64):
+    """Value and bound in raw powers of degree 5, also where only pool and fixed rows together span."""
+    draw = np.random.default_rng(seed)
+    powers = lambda x: np.vander(x, 6, increasing=True)
+    fixed, F = powers(3 + draw.random(8)), powers(np.linspace(3, 4, 9)[:candidates] + 0.01)
+    design = exact_design(jnp.asarray(F), 5, "A", fixed=jnp.asarray(fixed))
+    true = _true_value(np.concatenate([F[np.asarray(design.rows)], fixed]), "A")
+    assert abs(float(design.value) / true - 1) < 1e-9
+    known = (
+        optimal_weights(jnp.asarray(F), "A", prior=jnp.asarray(fixed.T @ fixed / 5)).weights
+        if candidates > 1
+        else [1.0]
+    )
+    fractional = _true_value(np.concatenate([np.sqrt(5 * np.asarray(known))[:, None] * F, fixed]), "A")
+    assert float(design.value * design.efficiency) <= fractional * (1 + 1e-9)

@@ -80,3 +80,7 @@ def test_columns_of_nothing_and_numbers_that_are_none(dtype):
     np.testing.assert_array_equal(product(A, jnp.ones((2, 1), dtype)), [[2.0], [3.0]])
     np.testing.assert_array_equal(product(A, jnp.zeros((2, 1), dtype)), [[0.0], [0.0]])
     assert not np.any(np.isfinite(product(A, jnp.asarray([[jnp.nan], [1.0]], dtype))))
+    assert product(jnp.zeros((0, 2), dtype), A).shape == (0, 2)
+    most = jnp.finfo(dtype).max * jnp.asarray([[0.9, 0.8]], dtype)
+    eighth = jnp.asarray([[0.125], [0.125]], dtype)
+    np.testing.assert_allclose(product(most, eighth), most @ eighth, rtol=4 * jnp.finfo(dtype).eps)
