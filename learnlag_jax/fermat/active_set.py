@@ -133,14 +133,16 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
     def direction(w):
         on = w > 0
         M = weighted_information(rows, w, prior)
-        s = jnp.where(on, sensitivity(rows, slope(unguarded(phi), M)), 0)
-        H = jnp.where(on[:, None] & on[None, :], weight_hessian(rows, M, phi), 0)
+        size = jnp.abs(unguarded(phi)(M))
+        size = jnp.where(size > 0, size, 1)  # a criterion of 1e-300, in large units, would overflow the ratios below
+        s = jnp.where(on, sensitivity(rows, slope(unguarded(phi), M)) / size, 0)
+        H = jnp.where(on[:, None] & on[None, :], weight_hessian(rows, M, phi) / size, 0)
         ridge = max(1e-9, 10 * float(eps)) * jnp.trace(H) / _support_size(w)  # H is singular on too large a support
         H = H + jnp.diag(jnp.where(on, ridge, 1))
         both = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(H), jnp.stack([s, on.astype(w.dtype)], 1))
         mu = jnp.sum(both[:, 0]) / jnp.sum(both[:, 1])
         d = jnp.where(on, both[:, 0] - mu * both[:, 1], 0)
-        return d, jnp.sum(s * d), s > jnp.sum(w * s)
+        return d, jnp.sum(s * d) * size, s > jnp.sum(w * s)
 
     def cond(carry):
         _, progress, k = carry

@@ -162,3 +162,12 @@ def test_a_large_common_part_does_not_swallow_the_rows_to_add():
             fermat.complete_frame(S, 2)
     with pytest.raises(InputError, match="C:"):
         fermat.v_optimal_frame(jnp.diag(jnp.array([1.0, 0.0])), 3)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_a_criterion_near_the_end_of_the_numbers_is_still_minimised(scale, float64):
+    """D of columns of 1e150 is 1e-300: ratios of it must not overflow."""
+    F = np.random.default_rng(1).normal(size=(30, 3))
+    usual, design = fermat.optimal_weights(jnp.asarray(F), "D"), fermat.optimal_weights(jnp.asarray(F * scale), "D")
+    assert int(design.status) == Status.converged
+    assert float(design.value) * scale**2 == pytest.approx(float(usual.value), rel=1e-9)
