@@ -131,8 +131,8 @@ def approximate_bound(F: Array, phi: Callable, prior: Array | None, n: int, seen
     if isinstance(phi, Criterion) and phi.kind == "T":
         known = (0 if prior is None else jnp.trace(prior)) + (0 if seen is None else jnp.sum(seen**2))
         return 1 / (n * jnp.max(jnp.sum(F**2, 1)) + known)
-    scaled = lambda: jax.tree_util.Partial(_scaled, jax.tree_util.Partial(phi), jnp.asarray(n, F.dtype))
-    total = phi if isinstance(phi, Criterion) else scaled()
+    of_n = jax.tree_util.Partial(_scaled, jax.tree_util.Partial(phi), jnp.asarray(n, F.dtype))
+    total = phi if isinstance(phi, Criterion) else of_n
     own = prior is None and seen is None and judged_there(phi, F)
     design = solved(orthonormal(F, total, prior, seen, float(n)), usual_tolerance(F), ROUNDS, own)
     known = jnp.isfinite(design.value) & (design.gap < 1)  # a gap of 1 certifies nothing

@@ -74,7 +74,8 @@ def minimax(rows: Array, judges: Array, prior: Array | None, tol: Array) -> tupl
     def cond(carry):
         point, _, progress, k = carry
         loose = _complementarity(point) * (n + m) > tol * point.t
-        return progress & (k < STEPS) & (loose | (_norm(_residual(rows, judges, prior, point, 0.0)) > tol * point.t))
+        lacking = _norm(_lacking(_local(rows, judges, prior, point.w, point.mu), point, 0.0))
+        return progress & (k < STEPS) & (loose | (lacking > tol * point.t))
 
     def body(carry):
         point, went, _, k = carry
@@ -102,10 +103,6 @@ def _local(rows: Array, judges: Array, prior: Array | None, w: Array, mu: Array)
     v = jnp.where(ok, jnp.sum(image * judges, 1), jnp.inf)
     C = image.T @ (mu[:, None] * image)
     return Local(v, J, -J.T @ mu, f @ D @ f.T, f @ C @ f.T)
-
-
-def _residual(rows: Array, judges: Array, prior: Array | None, point: Point, kappa) -> Residual:
-    return _lacking(_local(rows, judges, prior, point.w, point.mu), point, kappa)
 
 
 def _lacking(at: Local, point: Point, kappa) -> Residual:
