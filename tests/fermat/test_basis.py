@@ -1,5 +1,7 @@
 """Coordinates: a design does not depend on them, and nearly collinear columns cost it no digits."""
 
+from fractions import Fraction
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -95,6 +97,18 @@ def test_value_and_sensitivities_are_those_of_the_given_coordinates(seed, kind):
 
 def _data(problem):
     return problem.F, problem.phi, problem.prior
+
+
+@pytest.mark.parametrize("degree, dtype", [(5, "float64"), (2, "float32")])
+def test_rows_and_region_are_turned_to_the_rounding_that_is_said(degree, dtype, float64):
+    raw, _, _ = _columns(degree, dtype)
+    problem = orthonormal(raw, criterion("G", region=raw[::7]), None)
+    rational = np.vectorize(Fraction)
+    exact = (rational(np.asarray(raw, float)) @ rational(np.asarray(problem.B, float))).astype(float)
+    for found, known, plain in ((problem.F, exact, raw), (problem.phi.region, exact[::7], raw[::7])):
+        said = float(problem.rounding) * np.maximum(1, np.abs(known))
+        assert np.all(np.abs(np.asarray(found, float) - known) <= said)
+        assert np.any(np.abs(np.asarray(plain @ problem.B, float) - known) > 10 * said)  # plain sums are far from it
 
 
 def test_what_depends_on_coordinates_in_other_ways_is_left_alone(float64):
