@@ -84,6 +84,21 @@ def test_the_watched_optimiser_takes_the_same_steps():
     assert jax.tree.all(jax.tree.map(np.array_equal, plain, watched))
 
 
+def test_a_step_that_the_parameters_round_away_was_not_taken():
+    def told(dtype, rate):
+        optimiser, q = watch_stationarity(optax.adam(rate)), jax.tree.map(lambda x: x.astype(dtype), _start())
+        state = optimiser.init(q)
+        with jax.numpy_dtype_promotion("standard"):
+            for x in DATA[:10]:
+                updates, state = optimiser.update(jax.grad(_loss)(q, x), state, q)
+                q = optax.apply_updates(q, updates)
+        return audited(state, learning_rate=rate)
+
+    assert told(jnp.float32, 2e-4).unexplained.max() < 0.01  # weights of 0.2: neighbours lie 1e-8 apart,
+    assert told(jnp.bfloat16, 2e-4).unexplained.mean() > 0.3  # and 1e-3 here: few of the steps are taken,
+    assert np.isnan(told(jnp.bfloat16, 1e-9).relative)  # or none
+
+
 def test_the_ring_keeps_the_last_steps():
     _, state = _train(watch_stationarity(optax.adam(0.01), memory=16))
     _, full = _train(watch_stationarity(optax.adam(0.01)))
@@ -100,3 +115,6 @@ def test_too_short_and_wrong_options_are_refused():
         audited(_train(watch_stationarity(optax.sgd(0.1)), 2)[1])
     with pytest.raises(InputError, match="stride"):
         watch_stationarity(optax.sgd(0.1), stride=0)
+    watched = watch_stationarity(optax.sgd(0.1))
+    with pytest.raises(InputError, match=r"params.*update\(gradient, state, params\)"):
+        watched.update(_start(), watched.init(_start()))

@@ -287,7 +287,7 @@ def _facts(comparison: Comparison, point: Point, outcome: run.Outcome) -> dict[s
 
 def audit_of(watched: live.LiveState, point: Point, metric: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the live audit says, as plain numbers; None before the third step. Every process must call it."""
-    seen = processes.gather(watched._replace(inner=(), nu=(), last=()))
+    seen = processes.gather(watched._replace(inner=(), watched=()))
     if int(seen.count) < 3:
         return None
     found = live.audited(seen, schedule=lambda k: np.asarray(point.share(np.asarray(k) - 1)), b1=metric["b1"])
