@@ -109,7 +109,7 @@ def watch_stationarity(
         watched = jax.lax.optimization_barrier(jnp.stack([v, last, moved, inverse * g, nu, q]))
         R = jnp.linalg.qr(watched[:4].T * _weights(gradient, stride)[:, None], mode="r")
         R = jnp.pad(R, ((0, 4 - len(R)), (0, 0)))  # fewer than four coordinates give fewer rows
-        ring = jax.lax.dynamic_update_index_in_dim(state.triangles, R, k % jnp.int32(memory), 0)
+        ring = state.triangles.at[k % jnp.int32(memory)].set(R)
         return step, LiveState(new, k, watched, ring)
 
     return optax.GradientTransformationExtraArgs(init, update)
