@@ -18,6 +18,7 @@ from learnlag_jax import checks
 from learnlag_jax.fisher import structure as layout
 from learnlag_jax.fisher.moments import real_dtype
 from learnlag_jax.fisher.scores import wide_dtype
+from learnlag_jax.fisher.stack import stacks, unstacked
 from learnlag_jax.fisher.state import Bucket, FisherOptions, FisherState, unmeasured
 from learnlag_jax.fisher.step import begin
 
@@ -104,12 +105,21 @@ def scale_by_fisher(
         mu, treedef = layout.leaves_with_paths(state.mu)
         live = [i for i, (_, leaf) in enumerate(mu) if leaf is not None]
         held = lambda tree: [leaf for i, leaf in enumerate(treedef.flatten_up_to(tree)) if i in live]
-        given = held(updates)
-        samples = held(_source(fisher, updates, fisher_grads)) if fisher != "batch" else None
-        step = begin(seats([mu[i] for i in live]), given, samples, state, b1, b2, exponent, eps, options)
-        out, new_mu, new_nu, buckets, diagnostics = step.run(given, samples, held(state.mu), held(state.nu))
+        given, old, second = held(updates), held(state.mu), held(state.nu)
+        taken = [
+            seat._replace(present=(g is not None,)) for seat, g in zip(seats([mu[i] for i in live]), given, strict=True)
+        ]
+        groups = stacks(taken)
+        join = lambda leaves, like=old: [group.join(leaves, like) for group in groups]
+        gradients, samples = join(given), None
+        if fisher != "batch":
+            samples = join(held(_source(fisher, updates, fisher_grads)))
+        step = begin([group.seat for group in groups], gradients, samples, state, b1, b2, exponent, eps, options)
+        out, new_mu, new_nu, buckets, diagnostics = step.run(gradients, samples, join(old), join(second, second))
+        out = [None if g is None else u.astype(g.dtype) for u, g in zip(unstacked(groups, out), given, strict=True)]
         put = lambda leaves: _placed(state.mu, leaves)
-        return put(out), FisherState(step.count, put(new_mu), put(new_nu), buckets, diagnostics)
+        moments = put(unstacked(groups, new_mu)), put(unstacked(groups, new_nu))
+        return put(out), FisherState(step.count, *moments, buckets, diagnostics)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -39,6 +39,11 @@ def contract(spec: str, *stacks: Array) -> Array:
     return jnp.einsum(f"{batched}->k{output}", *stacks, precision=HIGHEST)
 
 
+def offset(i: int) -> Array:
+    """A place in a stack that XLA keeps as an array until it has chosen its kernels; see `picked`."""
+    return jax.lax.optimization_barrier(jnp.array([i, -1], jnp.int32))
+
+
 def picked(stack: Array, first: Array, count: int) -> Array:
     """stack[first[0] : first[0] + count], where XLA cannot know `first`: one kernel for all offsets.
 
@@ -130,7 +135,8 @@ def qr_step(A: Array, Q: Array, AQ: Array, ridge: float = 1e-3) -> Array:
     """One step of orthogonal iteration from Q; the ridge keeps a rank-deficient factor from drawing a random null basis."""
     level = jnp.trace(A, axis1=-2, axis2=-1).real * jnp.asarray(ridge / A.shape[-1], A.real.dtype)
     turned = orthonormal(AQ + level[:, None, None].astype(A.dtype) * Q)
-    sound = jnp.all(jnp.isfinite(turned), axis=(-2, -1), keepdims=True) & (level > 0)[:, None, None]
+    # of a sum, which is finite where every entry is: a reduction with "and" compiles to three kernels
+    sound = jnp.isfinite(jnp.sum(turned, axis=(-2, -1), keepdims=True)) & (level > 0)[:, None, None]
     return jnp.where(sound, turned, Q)
 
 
@@ -157,12 +163,12 @@ def fit(Q: Array, AQ: Array) -> Fit:
     """Staleness, whitening residual and condition of every factor A in its basis Q, from the product A Q."""
     inside = contract("ai,aj->ij", Q.conj(), AQ)
     w = jnp.maximum(jnp.diagonal(inside, axis1=-2, axis2=-1).real, 0)
-    off = jnp.sum(jnp.abs(inside * (1 - jnp.eye(w.shape[-1], dtype=AQ.dtype))[None]) ** 2, axis=(-2, -1))
-    total = off + jnp.sum(w**2, -1)
-    correlation = _divide(jnp.abs(inside), jnp.sqrt(w[:, :, None]) * jnp.sqrt(w[:, None, :]))
-    white = jnp.sqrt(jnp.maximum(jnp.mean(jnp.sum(correlation**2, -1) - 1, -1), 0))
+    off = jnp.abs(inside * (1 - jnp.eye(w.shape[-1], dtype=AQ.dtype))[None])
+    missed, kept = jnp.sum(off**2, axis=(-2, -1)), contract("a,a->", w, w)
+    correlation = _divide(off, jnp.sqrt(w[:, :, None]) * jnp.sqrt(w[:, None, :]))
+    white = jnp.sqrt(jnp.sum(correlation**2, axis=(-2, -1)) / w.shape[-1])
     condition = _divide(jnp.max(w, -1), jnp.mean(w, -1))
-    return Fit(jnp.sqrt(_divide(off, total)), white, condition)
+    return Fit(jnp.sqrt(_divide(missed, missed + kept)), white, condition)
 
 
 def _divide(a, b):
@@ -254,18 +260,16 @@ def polar(x: Array, steps: int = 5) -> Array:
         [1.0, 1.0]
     """
     wide = x.shape[-2] <= x.shape[-1]
-    x = x if wide else jnp.swapaxes(x, -1, -2)
     x = _divide(x, jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
     coefficients = np.array((*LIFT[:steps], *(POLISH,) * (steps - len(LIFT))))
 
     def step(x, abc):
         a, b, c = abc
-        gram = contract("ab,cb->ac", x, x)
+        gram = contract("ab,cb->ac" if wide else "ba,bc->ac", x, x)  # on the shorter side
         inner = b * gram + c * contract("ab,bc->ac", gram, gram)
-        return a * x + contract("ab,bc->ac", inner, x), None
+        return a * x + contract("ab,bc->ac", *((inner, x) if wide else (x, inner))), None
 
-    x = jax.lax.scan(step, x, jnp.asarray(coefficients.reshape(-1, 3), x.dtype))[0]  # one step to compile
-    return x if wide else jnp.swapaxes(x, -1, -2)
+    return jax.lax.scan(step, x, jnp.asarray(coefficients.reshape(-1, 3), x.dtype))[0]  # one step to compile
 
 
 def one_sided(m: Array, exponent, steps: int = 5) -> Array:
@@ -278,13 +282,11 @@ def one_sided(m: Array, exponent, steps: int = 5) -> Array:
         >>> [round(float(x), 4) for x in u[0].diagonal()]
         [1.4142, 1.4142]
     """
-    wide = m.shape[-2] <= m.shape[-1]
-    x = m if wide else jnp.swapaxes(m, -1, -2).conj()
-    if isinstance(exponent, (int, float)) and exponent == -0.5 and not jnp.iscomplexobj(x):
-        x = polar(x, steps) * jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
-    else:
-        x = _momentum_power(x, exponent)
-    return x if wide else jnp.swapaxes(x, -1, -2).conj()
+    if isinstance(exponent, (int, float)) and exponent == -0.5 and not jnp.iscomplexobj(m):
+        return polar(m, steps) * jnp.asarray(max(m.shape[-2:]) ** 0.5, m.dtype)
+    if m.shape[-2] <= m.shape[-1]:
+        return _momentum_power(m, exponent)
+    return jnp.swapaxes(_momentum_power(jnp.swapaxes(m, -1, -2).conj(), exponent), -1, -2).conj()
 
 
 def _momentum_power(x: Array, exponent) -> Array:

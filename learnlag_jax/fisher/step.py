@@ -32,14 +32,12 @@ class Step:
 
     Attributes:
         seats: how each leaf is worked on.
-        present: for every leaf, whether it has a gradient this time.
         keep: true where every gradient is finite; None where nobody asked.
         forward, count: steps counting this one; and the counter after it, which stands still on a skipped step.
         c1, c2: bias corrections.
     """
 
     seats: list[Seat]
-    present: list[bool]
     state: FisherState
     b1: Any
     b2: Any
@@ -81,11 +79,11 @@ class Step:
 
     def _leaf(self, seat: Seat, u, x, mu: Array, nu: Array | None, basis, spectrum: Array | None):
         """(update, mu, nu, |Q' g|^2 if at hand, F) of one leaf; one without a gradient keeps what it was."""
-        g, v, squares = self._gradient(seat, u, mu), None, None
-        m = moment(g, seat.enter(mu), self.b1, self.keep)
+        g, v, squares, keep = self._gradient(seat, u, mu), None, None, self._kept(seat)
+        m = moment(g, seat.enter(mu), self.b1, keep)
         if nu is not None:
             seen = self._second(seat, lambda xi: square(roots.rotate(xi, basis)), u, x, mu)
-            v = moment(seen, seat.enter(nu), self.b2, self.keep)
+            v = moment(seen, seat.enter(nu), self.b2, keep)
             # not of samples, which are not g; and where Q = I it is cheaper to square again than to keep it
             squares = seen if x is None and basis else None
         F = spectrum if v is None else v
@@ -93,6 +91,13 @@ class Step:
             return None, mu, nu, squares, F
         out = seat.leave(self._direction(seat, m, g, F, basis)).astype(u.dtype)
         return out, seat.leave(m), None if v is None else seat.leave(v), squares, F
+
+    def _kept(self, seat: Seat) -> Any:
+        """What of a leaf moves: all of it if every gradient is finite; of a stack only what has a gradient."""
+        if all(seat.present) or len(seat.present) == 1:
+            return self.keep
+        present = np.reshape(seat.present, (-1, *(1 for _ in seat.shape[1:])))
+        return present if self.keep is None else present & self.keep
 
     def _gradient(self, seat: Seat, u, mu: Array) -> Array:
         """As it is worked on, in the dtype of the momentum; zero where there is none."""
@@ -114,7 +119,7 @@ class Step:
         def bucket(old: Bucket, slots):
             moments = [along(self.seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots]
             new = jnp.concatenate([one.astype(old.moment.dtype) for one in moments])
-            seen = np.concatenate([np.repeat(self.present[i], K) for i, _, K in slots])
+            seen = np.concatenate([np.repeat(self.seats[i].present, K) for i, _, K in slots])
             mixed = moment(new, old.moment, self.b2, self.keep)
             return Bucket(mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment), old.basis)
 
@@ -154,12 +159,11 @@ class Step:
     def _per_leaf(self, values):
         """{axis: slice} for every leaf, from one array a bucket."""
         found = [{} for _ in self.seats]
-        zero = jnp.minimum(self.state.count, 0)
         picked = self._shared(lambda count, value, first: roots.picked(value, first, count), 0)
         for value, slots in zip(values, self.slots.values(), strict=True):
             starts = np.cumsum([0, *(count for *_, count in slots)], dtype=np.int32)
             for (i, axis, count), start in zip(slots, starts, strict=False):
-                found[i][axis] = picked(count, value, np.array([start, -1], np.int32) + zero)
+                found[i][axis] = picked(count, value, roots.offset(start))
         return found
 
     def _bases(self, buckets):
@@ -249,7 +253,6 @@ def begin(seats, updates, samples, state: FisherState, b1, b2, exponent, eps, op
     keep, c1, c2 = jax.lax.optimization_barrier((keep, correction(b1, forward), correction(b2, forward)))
     return Step(
         seats=seats,
-        present=[u is not None for u in updates],
         state=state,
         b1=b1,
         b2=b2,

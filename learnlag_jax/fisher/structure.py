@@ -130,11 +130,13 @@ def unview(plan: Plan, x: Array) -> Array:
 
 
 class Seat(NamedTuple):
-    """One leaf's plan, the dtype of its moments as text, and how it is split over an explicit mesh, or None."""
+    """One leaf's plan, the dtype of its moments as text, how it is split over an explicit mesh, or None, and whether there
+    is a gradient this time: one answer for a leaf, one for every block of a stack."""
 
     plan: Plan
     dtype: str
     spec: Any
+    present: tuple[bool, ...] = (True,)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -155,9 +157,6 @@ class Seat(NamedTuple):
 
 def seats(plans: list[Plan], leaves: list[Array], dtypes: list[jnp.dtype]) -> list[Seat]:
     """One seat for every leaf.
-
-    Leaves are not stacked with their equals: on CPU the copies cost more than they save, and XLA compiles one kernel for all
-    equal ones as it is, if no offset or other constant tells them apart.
 
     Example:
         >>> import jax.numpy as jnp

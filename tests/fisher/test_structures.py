@@ -212,6 +212,27 @@ def test_qr_steps_reach_the_eigenbasis_and_the_staleness_says_so(float64):
     assert_close(Q[0].T @ Q[0], jnp.eye(5))
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_how_well_a_basis_fits(float64, copies):
+    A = jnp.kron(jnp.eye(copies), jnp.array([[2.0, 1.0], [1.0, 8.0]]))[None]
+    old = roots.refreshed(A, jnp.eye(2 * copies)[None]).fit  # P A P = ((1, r), (r, 1)) with r = 1 / sqrt(2 * 8)
+    assert_close(old.staleness, jnp.sqrt(jnp.array([2 / (2 + 4 + 64.0)])))
+    assert_close(old.whitening, jnp.array([0.25]))
+    assert_close(old.condition, jnp.array([8 / 5.0]))
+    exact = roots.refreshed(A, jnp.linalg.eigh(A)[1]).fit
+    assert max(float(exact.staleness[0]), float(exact.whitening[0])) < 1e-14
+
+
+@pytest.mark.parametrize("diagonal, off", [(jnp.nan, jnp.nan), (1.0, jnp.nan), (jnp.inf, 1.0), (0.0, 0.0)])
+def test_a_factor_without_a_basis_keeps_the_old_one(diagonal, off):
+    bad = jnp.where(jnp.eye(3, dtype=bool), jnp.float32(diagonal), jnp.float32(off))
+    A = jnp.stack([bad, jnp.eye(3).at[0, 2].set(0.5).at[2, 0].set(0.5)])
+    old = jnp.linalg.qr(normal((2, 3, 3)))[0]
+    new = roots.refreshed(A, old).basis
+    assert jnp.array_equal(new[0], old[0])
+    assert not jnp.array_equal(new[1], old[1])
+
+
 def test_a_rank_one_factor_does_not_draw_a_random_basis():
     """A perturbation of 1e-7 moves eigh's null basis by order one, the QR step by order 1e-4."""
     x = jnp.ones((4, 1), jnp.float32)
@@ -355,12 +376,15 @@ def test_a_missing_gradient_leaves_its_leaf_alone(structure):
         assert not jnp.array_equal(new.moment[1], old.moment[1])
 
 
-def test_equal_leaves_in_one_stack_get_what_each_gets_alone(float64):
-    grads = [{"a": normal((3, 4), k), "b": normal((4, 3), k + 20), "c": 1e3 * normal((3, 4), k + 40)} for k in range(8)]
-    optimiser = scale_by_fisher(options=FisherOptions(refresh=2))
-    together, _ = last(optimiser, grads)
-    alone = {name: last(optimiser, [g[name] for g in grads])[0] for name in grads[0]}
-    assert_close(together, alone, ulps=1e4)
+@pytest.mark.parametrize("structure", ["eigen", "one_sided"])
+def test_equal_leaves_in_one_stack_get_what_each_gets_alone(float64, structure):
+    sizes = {"a": (3, 4), "b": (4, 3), "c": (3, 4), "d": (3, 1, 4), "e": (2, 3, 4)}
+    grads = [{name: 10**k * normal(sizes[name], 20 * i + k) for i, name in enumerate(sizes)} for k in range(8)]
+    optimiser = scale_by_fisher(structure, options=FisherOptions(refresh=2))
+    together, state = last(optimiser, grads)
+    alone = {name: last(optimiser, [g[name] for g in grads]) for name in sizes}
+    assert_close(together, {name: u for name, (u, _) in alone.items()}, ulps=1e4)
+    assert_close(state.mu, {name: own.mu for name, (_, own) in alone.items()}, ulps=1e4)
     assert float(jnp.max(jnp.abs(together["a"] - together["c"]))) > 0.1
 
 
