@@ -226,8 +226,8 @@ def test_how_well_a_basis_fits(float64, copies):
 @pytest.mark.parametrize("diagonal, off", [(jnp.nan, jnp.nan), (1.0, jnp.nan), (jnp.inf, 1.0), (0.0, 0.0)])
 def test_a_factor_without_a_basis_keeps_the_old_one(diagonal, off):
     bad = jnp.where(jnp.eye(3, dtype=bool), jnp.float32(diagonal), jnp.float32(off))
-    A = jnp.stack([bad, jnp.eye(3).at[0, 2].set(0.5).at[2, 0].set(0.5)])
-    old = jnp.linalg.qr(normal((2, 3, 3)))[0]
+    A = jnp.stack([bad, jnp.eye(3, dtype=bad.dtype).at[0, 2].set(0.5).at[2, 0].set(0.5)])
+    old = jnp.linalg.qr(normal((2, 3, 3), dtype=bad.dtype))[0]
     new = roots.refreshed(A, old).basis
     assert jnp.array_equal(new[0], old[0])
     assert not jnp.array_equal(new[1], old[1])
