@@ -186,8 +186,19 @@ def _stationarity(entries: Sequence[Entry]) -> Table:
             *(statistics.median(a[term] for a in found) if found else math.nan for term in terms),
         )
 
-    caption = "Stationarity under the learning Lagrangian with the diagonal metric, RMS over the impulse; 0 is a stationary path"
-    header = ("workload", "optimiser", "residual", "unexplained", "drift", "correction", "fitted rate")
+    caption = (
+        "Stationarity under the learning Lagrangian with the diagonal metric, RMS over the run in units of the RMS impulse: "
+        "0 is a stationary path, 1 means the force explains nothing"
+    )
+    header = (
+        "workload",
+        "optimiser",
+        "residual",
+        "unexplained",
+        "metric in motion",
+        "bias correction and schedule",
+        "fitted rate",
+    )
     return Table(caption, header, tuple(row(e) for e in entries))
 
 

@@ -168,7 +168,7 @@ def audited(
         b1, bias_correction: friction and whether the running moments are divided by 1 - b^k, as in `fisher.audit`.
 
     Returns:
-        `fisher.Audit`, NumPy float64, one entry a step; the first step has no predecessor and is left out. All NaN where
+        `fisher.Audit` (residual, unexplained, drift, correction, learning_rate, relative), NumPy float64, one entry a step; the first step has no predecessor and is left out. All NaN where
         nothing moved: there is no impulse to measure by.
 
     Raises:
