@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from learnlag_jax import InputError, fisher
-from learnlag_jax.experiments.runs.live import audited, find, watch_stationarity
+from learnlag_jax.experiments.runs.live import _weights, audited, find, watch_stationarity
 
 DATA = np.random.default_rng(0).normal(size=(60, 16, 24)).astype(np.float32)
 TERMS = ("residual", "unexplained", "drift", "correction")
@@ -69,6 +69,34 @@ def test_a_schedule_is_taken_step_by_step():
     assert told.unexplained.max() < 1e-4
     np.testing.assert_allclose(told.learning_rate, 0.01, rtol=1e-4)
     assert audited(state, learning_rate=0.01).unexplained.max() > 0.1
+
+
+def test_the_watched_stand_for_all():
+    tree = {"a": jnp.zeros((7, 9)), "b": jnp.zeros(50), "c": jnp.zeros(()), "empty": jnp.zeros((0, 3))}
+    weights = _weights(tree, 4) ** 2
+    np.testing.assert_allclose([weights[:16].sum(), weights[16:29].sum(), weights[29:].sum()], [63, 50, 1], rtol=1e-6)
+
+
+def test_a_step_skipped_inside_does_not_spoil_the_rest():
+    bad = DATA.copy()
+    bad[20, 0, 0] = np.nan
+
+    def told(optimiser):
+        q, state = _start(), optimiser.init(_start())
+        with jax.numpy_dtype_promotion("standard"):
+            update = jax.jit(optimiser.update)
+            for x in bad[:40]:
+                updates, state = update(jax.grad(_loss)(q, x), state, q)
+                q = optax.apply_updates(q, updates)
+        return audited(find(state), learning_rate=0.01).unexplained
+
+    inside = told(watch_stationarity(optax.apply_if_finite(optax.adam(0.01), 3)))
+    outside = told(optax.apply_if_finite(watch_stationarity(optax.adam(0.01)), 3))
+    assert len(inside) == len(outside) + 1
+    assert outside.max() < 1e-4
+    assert inside[:19].max() < 1e-4
+    assert inside[19] > 0.1  # step 21 stood still
+    assert np.isfinite(inside).all()
 
 
 def test_a_stride_estimates_the_whole():

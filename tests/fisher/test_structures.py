@@ -388,6 +388,17 @@ def test_equal_leaves_in_one_stack_get_what_each_gets_alone(float64, structure):
     assert float(jnp.max(jnp.abs(together["a"] - together["c"]))) > 0.1
 
 
+def test_a_stack_takes_gradients_of_other_dtypes():
+    params = {name: normal((3, 4), k).astype(jnp.float32) for k, name in enumerate("abc")}
+    grads = params | {"b": params["b"].astype(jnp.bfloat16)}
+    optimiser = scale_by_fisher("one_sided")
+    updates, state = optimiser.update(grads, optimiser.init(params))
+    assert {name: u.dtype for name, u in updates.items()} == {name: g.dtype for name, g in grads.items()}
+    alone, own = optimiser.update(grads["b"], optimiser.init(params["b"]))
+    assert_close(updates["b"], alone, ulps=2)
+    assert_close(state.mu["b"], own.mu)
+
+
 def test_presets_are_the_methods_they_name(float64):
     grads = list(normal((6, 3, 4)))
     adam, _ = last(scale_by_fisher(**preset("adam")), grads)

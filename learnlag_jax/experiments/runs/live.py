@@ -58,7 +58,8 @@ def watch_stationarity(
     What it watches are the parameters, before and after `optax.apply_updates`: a step that their dtype rounds away was not taken.
 
     Args:
-        optimiser: any optax optimiser, whole: what it returns must be the step that is applied.
+        optimiser: any optax optimiser, whole: what it returns must be the step that is applied. What skips steps goes outside,
+            as `optax.apply_if_finite(watch_stationarity(..))`: skipped inside, a step counts as one that stood still.
         b2, eps, exponent, bias_correction: of the learning Lagrangian's metric, as in `fisher.audit`.
         stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 64 to 256 in all, which tells a
             norm to 9 to 4 %.
@@ -101,6 +102,7 @@ def watch_stationarity(
         before, (last, _, _, _, earlier_nu, position) = state.count, state.watched
         g, q = jnp.split(_watched((gradient, optax.apply_updates(params, step)), _stride(gradient, stride)), 2)
         k, v = before + jnp.int32(1), q - position
+        g = jnp.where(jnp.isfinite(g), g, 0)  # or a step that the optimiser skips would spoil nu for good
         nu = jnp.float32(b2) * earlier_nu + jnp.float32(1 - b2) * g * g
         inverse = _inverse(nu, k, b2, eps, exponent, bias_correction)
         earlier = _inverse(earlier_nu, jnp.maximum(before, 1), b2, eps, exponent, bias_correction)
@@ -168,8 +170,8 @@ def audited(
         b1, bias_correction: friction and whether the running moments are divided by 1 - b^k, as in `fisher.audit`.
 
     Returns:
-        `fisher.Audit` (residual, unexplained, drift, correction, learning_rate, relative), NumPy float64, one entry a step; the first step has no predecessor and is left out. All NaN where
-        nothing moved: there is no impulse to measure by.
+        `fisher.Audit` (residual, unexplained, drift, correction, learning_rate, relative), NumPy float64, one entry a step;
+        the first step has no predecessor and is left out. All NaN where nothing moved: there is no impulse to measure by.
 
     Raises:
         InputError: fewer than three steps were seen.
@@ -187,7 +189,7 @@ def audited(
     apply = lambda *x: np.einsum("kij,jk->ki", R, np.stack(x))
     if learning_rate is None:
         explained, pull = apply(-one, zero, b1 * ratio, zero), apply(zero, zero, zero, (1 - b1) * pace / now)
-        learning_rate = np.sum(explained * pull) / np.sum(pull**2)
+        learning_rate = np.sum(explained * pull) / (np.sum(pull**2) or np.nan)
     eta = np.float64(learning_rate) * pace
     push, norm = eta * (1 - b1), lambda *x: np.linalg.norm(apply(*x), axis=1)
     impulse = np.sqrt(np.mean(norm(one, -b1 * one, zero, zero) ** 2)) or np.float64(np.nan)
