@@ -68,10 +68,8 @@ def stacks(seats: list[Seat]) -> list[Stack]:
     groups: dict[tuple, list[int]] = {}
     for i, seat in enumerate(seats):
         small = seat.plan.kind == "one_sided" and math.prod(seat.shape) <= LIMIT
-        joined = (
-            small and seat.spec is None and seat.shape[0] == 1
-        )  # whole on every device, and not cut in blocks itself
-        key = (seat.shape, seat.dtype) if joined else (i,)
+        whole = small and seat.spec is None and seat.shape[0] == 1  # neither split over devices nor cut in blocks
+        key = (seat.shape, seat.dtype) if whole else (i,)
         groups.setdefault(key, []).append(i)
     return [_stack(tuple(places), tuple(seats[i] for i in places)) for places in groups.values()]
 

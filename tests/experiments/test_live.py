@@ -127,6 +127,14 @@ def test_a_step_that_the_parameters_round_away_was_not_taken():
     assert np.isnan(told(jnp.bfloat16, 1e-9).relative)  # or none
 
 
+def test_a_force_that_is_nowhere_fits_no_rate():
+    optimiser = watch_stationarity(optax.sgd(0.1))
+    q, state = jnp.ones(3, jnp.float32), optimiser.init(jnp.ones(3, jnp.float32))
+    for _ in range(4):
+        _, state = optimiser.update(jnp.zeros_like(q), state, q)
+    assert np.isnan(audited(state).learning_rate)
+
+
 def test_the_ring_keeps_the_last_steps():
     _, state = _train(watch_stationarity(optax.adam(0.01), memory=16))
     _, full = _train(watch_stationarity(optax.adam(0.01)))
