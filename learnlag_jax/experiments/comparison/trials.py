@@ -236,10 +236,10 @@ def _one(
 
 
 def _compile(comparison: Comparison, task: program.Task, point: Point) -> program.Program:
-    steps, make = comparison.plan.steps, point.make
+    make = point.make
     if comparison.options["audit"]:
-        metric = {key: value for key, value in comparison.options["audit"].items() if key != "b1"}
-        make = lambda settings: live.watch_stationarity(point.make(settings), memory=min(steps, 1024), **metric)
+        watch = {key: value for key, value in comparison.options["audit"].items() if key in ("b2", "stride")}
+        make = lambda settings: live.watch_stationarity(point.make(settings), **watch)
     options = {"shard_parameters": comparison.options["shard"] == "parameters", "pieces": comparison.options["pieces"]}
     return program.compile_program(task, make, point.settings, view=optimisers.evaluation_params, **options)
 
@@ -287,10 +287,11 @@ def _facts(comparison: Comparison, point: Point, outcome: run.Outcome) -> dict[s
 
 def audit_of(watched: live.LiveState, point: Point, metric: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the live audit says, as plain numbers; None before the third step. Every process must call it."""
-    seen = processes.gather(watched._replace(inner=(), watched=()))
+    seen = processes.gather(watched._replace(inner=()))
     if int(seen.count) < 3:
         return None
-    found = live.audited(seen, schedule=lambda k: np.asarray(point.share(np.asarray(k) - 1)), b1=metric["b1"])
+    metric = {key: value for key, value in metric.items() if key in ("b1", "eps", "exponent")}
+    found = live.audited(seen, schedule=lambda k: np.asarray(point.share(np.asarray(k) - 1)), **metric)
     rms = {key: float(np.sqrt(np.mean(getattr(found, key) ** 2))) for key in ("unexplained", "drift", "correction")}
     numbers = {"relative": float(found.relative), **rms, "learning_rate": float(found.learning_rate)}
     return numbers | {"last_step": int(seen.count), "residual": [float(x) for x in found.residual]}

@@ -1,11 +1,11 @@
-"""Stationarity while a run is under way: an optax wrapper that keeps one 4 x 4 triangle a step, and no trajectory.
+"""Stationarity while a run is under way: an optax wrapper that records a few coordinates, and their audit.
 
-    V_k = ( v_k, v_{k-1}, M_k^-1 M_{k-1} v_{k-1}, M_k^-1 g_k ) = Q_k R_k        |V_k x| = |R_k x|
+    a row a step, k = 0, 1, ..:  ( q_k, g_k )    of every stride-th coordinate: where step k led to, and the gradient it took
 
-Every term of `fisher.audit` is a combination V_k x of these four vectors, so its norm follows from R_k whatever the
-learning rate turns out to be, to rounding (inner products would lose half of the digits). The metric is diagonal, so the coordinates do not mix, and every `stride`-th
-coordinate is followed exactly; the norms are their sums, weighted up. With stride 1 the numbers are those of `fisher.audit`.
-A step is what the parameters moved, v_k = q_{k+1} - q_k, and is known to eps |q| / |v|; the updates themselves are not looked
+The metric is diagonal, so the coordinates do not mix, and every `stride`-th is followed exactly; the norms of `fisher.audit`'s
+terms are sums over them, weighted up. With stride 1 the numbers are those of `fisher.audit`. While the run is under way a row
+is written into a ring and nothing is computed with it, but that the mean square of gradients takes in the rows that leave.
+A step is what the parameters moved, v_k = q_k - q_{k-1}, and is known to eps |q| / |v|; the updates themselves are not looked
 at, for then the compiler would write all of them out, which the optimiser alone never does.
 Comes from: an optax optimiser. Goes to: `audit`, `compare`. Reference: MATH.md 7.
 """
@@ -23,7 +23,18 @@ from learnlag_jax import checks, trees
 from learnlag_jax.fisher import Audit
 from learnlag_jax.vocabulary import Array, PyTree
 
-FEW, MANY = 64, 256  # watched coordinates, if nobody says: one in 1024, within these; w tell a norm to 1 / sqrt(2 w)
+WATCHED = 128  # coordinates, if nobody says: n tell a norm to 1 / sqrt(2 n), 6 %
+STEPS, BYTES = 1024, 2**26  # of the ring, if nobody says: so many steps, or what fits
+
+
+class Ring(NamedTuple):
+    """Rows that a count points into. One that is being written lies beyond the count: who takes a step back need not take it back.
+
+    Attributes:
+        rows: (memory + 3, 2 w), float32: the row of step k, in row k mod (memory + 3).
+    """
+
+    rows: Array
 
 
 class LiveState(NamedTuple):
@@ -32,26 +43,26 @@ class LiveState(NamedTuple):
     Attributes:
         inner: the state of the wrapped optimiser.
         count: steps so far, int32.
-        watched: (6, w), of the watched coordinates: the rows of V_k', the running mean of squared gradients, and the position
-            that v_k led to.
-        triangles: (memory, 4, 4), a ring: R_k of step k stands in row k mod memory.
+        b2: memory of the running mean of squared gradients, float32.
+        weights: (w,), how many coordinates of its leaf each watched one stands for.
+        squares: (w,), that mean at the oldest row of the ring.
+        ring: positions and gradients of the last steps.
     """
 
     inner: PyTree
     count: Array
-    watched: Array
-    triangles: Array
+    b2: Array
+    weights: Array
+    squares: Array
+    ring: Ring
 
 
 def watch_stationarity(
     optimiser: optax.GradientTransformation,
     *,
     b2: float = 0.999,
-    eps: float = 1e-8,
-    exponent: float = -0.5,
-    bias_correction: bool = True,
     stride: int | None = None,
-    memory: int = 1024,
+    memory: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The same optimiser, watched: its updates are passed on untouched.
 
@@ -60,16 +71,16 @@ def watch_stationarity(
     Args:
         optimiser: any optax optimiser, whole: what it returns must be the step that is applied. What skips steps goes outside,
             as `optax.apply_if_finite(watch_stationarity(..))`: skipped inside, a step counts as one that stood still.
-        b2, eps, exponent, bias_correction: of the learning Lagrangian's metric, as in `fisher.audit`.
-        stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 64 to 256 in all, which tells a
-            norm to 9 to 4 %.
-        memory: how many of the last steps are kept.
+        b2: memory of the learning Lagrangian's metric, as in `fisher.audit`.
+        stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 128 in all, which tells a norm to 6 %.
+        memory: how many of the last steps are kept, each in 8 bytes a watched coordinate; None 1024 (1 MB at the default stride),
+            or fewer where they would take more than 64 MB.
 
     Returns:
         An optax `GradientTransformationExtraArgs` with a `LiveState`; hand its state to `audited`. Its update needs `params`.
 
     Raises:
-        InputError: stride or memory below 1; an update without params.
+        InputError: b2 outside [0, 1); stride or memory below 1; an update without params.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -85,65 +96,57 @@ def watch_stationarity(
 
     Reference: MATH.md 7; eq. 31, 32.
     """
+    checks.require(0 <= b2 < 1, "b2", b2, "at least 0 and below 1", "0.999 is Adam's")
     checks.require(stride is None or stride >= 1, "stride", stride, "at least 1", "1 follows every coordinate")
-    checks.require(memory >= 1, "memory", memory, "at least 1 step", "1024 is usual")
+    checks.require(memory is None or memory >= 1, "memory", memory, "at least 1 step", "1024 is usual")
     inner = optax.with_extra_args_support(optimiser)
 
     def init(params):
-        w = _watched(params, stride)
-        ring = jnp.zeros((memory, 4, 4), jnp.float32)
-        start = jnp.stack([*[jnp.zeros_like(w)] * 5, w])
-        return LiveState(inner.init(params), jnp.zeros((), jnp.int32), start, ring)
+        position = _watched(params, _stride(params, stride))
+        length = 3 + (memory or min(STEPS, max(3, BYTES // max(1, 8 * len(position)))))
+        rows = jnp.zeros((length, 2 * len(position)), jnp.float32).at[0, : len(position)].set(position)
+        weights, squares = jnp.asarray(_weights(params, stride)), jnp.zeros_like(position)
+        return LiveState(inner.init(params), jnp.zeros((), jnp.int32), jnp.float32(b2), weights, squares, Ring(rows))
 
     def update(updates, state, params: Any = None, **extra_args):
         checks.require(params is not None, "params", None, "the parameters", "call update(gradient, state, params)")
         gradient = updates
         step, new = inner.update(gradient, state.inner, params, **extra_args)
-        before, (last, _, _, _, earlier_nu, position) = state.count, state.watched
-        g, q = jnp.split(_watched((gradient, optax.apply_updates(params, step)), _stride(gradient, stride)), 2)
-        k, v = before + jnp.int32(1), q - position
-        g = jnp.where(jnp.isfinite(g), g, 0)  # or a step that the optimiser skips would spoil nu for good
-        nu = jnp.float32(b2) * earlier_nu + jnp.float32(1 - b2) * g * g
-        inverse = _inverse(nu, k, b2, eps, exponent, bias_correction)
-        earlier = _inverse(earlier_nu, jnp.maximum(before, 1), b2, eps, exponent, bias_correction)
-        moved = jnp.where(before > 0, inverse / earlier * last, jnp.zeros_like(v))
-        # one after the other: two that could run at once are given to two threads, which costs more than either
-        watched = jax.lax.optimization_barrier(jnp.stack([v, last, moved, inverse * g, nu, q]))
-        R = jnp.linalg.qr(watched[:4].T * _weights(gradient, stride)[:, None], mode="r")
-        R = jnp.pad(R, ((0, 4 - len(R)), (0, 0)))  # fewer than four coordinates give fewer rows
-        ring = state.triangles.at[k % jnp.int32(memory)].set(R)
-        return step, LiveState(new, k, watched, ring)
+        moved = optax.apply_updates(params, step)
+        # written out at once, by one kernel: as a part of what follows, it is computed by two threads, which costs more
+        row = jax.lax.optimization_barrier(_watched((moved, gradient), _stride(params, stride)))
+        count, length = state.count + jnp.int32(1), jnp.int32(len(state.ring.rows))
+        rows = state.ring.rows.at[count % length].set(row)
+        oldest = _finite(rows[(count + jnp.int32(2)) % length, len(state.squares) :])  # the one after next to go
+        squares = state.b2 * state.squares + (1 - state.b2) * oldest * oldest
+        return step, LiveState(new, count, state.b2, state.weights, squares, Ring(rows))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _finite(gradient, xp=jnp):
+    """Zero for what is not finite, or a step that the optimiser skips would spoil the mean square for good."""
+    return xp.where(xp.isfinite(gradient), gradient, 0)
+
+
 def _stride(tree: PyTree, stride: int | None) -> int:
     """Odd by default, so that rows of a power of two are swept and no column is favoured."""
-    size = trees.size(tree)
-    return stride or (size // min(max(size // 1024, FEW), MANY)) | 1
+    return stride or (trees.size(tree) // WATCHED) | 1
 
 
-def _watched(tree: PyTree, stride: int | None) -> Array:
+def _watched(tree: PyTree, stride: int) -> Array:
     """Every stride-th entry of each leaf, as one float32 vector."""
-    stride = _stride(tree, stride)
     part = lambda leaf: jnp.ravel(jnp.real(leaf))[::stride].astype(jnp.float32)
     return jnp.concatenate([jnp.zeros(0, jnp.float32), *(part(leaf) for leaf in jax.tree.leaves(tree))])
 
 
 def _weights(tree: PyTree, stride: int | None) -> np.ndarray:
-    """Root of the number of coordinates of its leaf that each watched one stands for."""
+    """Number of coordinates of its leaf that each watched one stands for."""
     stride = _stride(tree, stride)
     sizes = [math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)]
     counts = [-(-size // stride) for size in sizes]
     each = [size / count if count else 0.0 for size, count in zip(sizes, counts, strict=True)]
-    return np.sqrt(np.repeat(each, counts)).astype(np.float32)
-
-
-def _inverse(nu: Array, k: Array, b2: float, eps: float, exponent: float, bias_correction: bool) -> Array:
-    """M_k^-1 = (sqrt(F_k) + eps)^(2a)."""
-    c = 1 - jnp.float32(b2) ** k.astype(jnp.float32) if bias_correction else jnp.float32(1)
-    root = jnp.sqrt(nu / c) + jnp.float32(eps)
-    return 1 / root if exponent == -0.5 else jnp.power(root, jnp.float32(2 * exponent))
+    return np.repeat(each, counts).astype(np.float32)
 
 
 def find(state: PyTree) -> LiveState | None:
@@ -158,6 +161,8 @@ def audited(
     learning_rate: float | None = None,
     schedule: Callable = np.ones_like,
     b1: float = 0.9,
+    eps: float = 1e-8,
+    exponent: float = -0.5,
     bias_correction: bool = True,
 ) -> Audit:
     """What the watched steps say: `fisher.audit` of the last `memory` of them.
@@ -167,7 +172,7 @@ def audited(
         learning_rate: eta; None fits the one that explains the steps best.
         schedule: `schedule(k)`, what part of eta is used at step k, k = 1 for the first. Where it changes, the momentum is
             rescaled by its ratio; that part is counted as correction.
-        b1, bias_correction: friction and whether the running moments are divided by 1 - b^k, as in `fisher.audit`.
+        b1, eps, exponent, bias_correction: of the learning Lagrangian and its metric, as in `fisher.audit`.
 
     Returns:
         `fisher.Audit` (residual, unexplained, drift, correction, learning_rate, relative), NumPy float64, one entry a step;
@@ -178,28 +183,40 @@ def audited(
 
     Example: see `watch_stationarity`.
     """
-    n, memory = int(state.count), state.triangles.shape[0]
+    n = int(state.count)
     checks.require(n >= 3, "state", f"{n} steps", "at least 3 steps", "run longer")
-    k = np.arange(max(2, n - memory + 1), n + 1)
-    R = np.asarray(state.triangles, np.float64)[k % memory]
+    k, v, gradient, inverse = _path(state, eps, exponent, bias_correction)
+    carried, force = inverse[1:] / inverse[:-1] * v[:-1], inverse[1:] * gradient[1:]
+    k, last, v = k[1:], v[:-1], v[1:]
+    column = lambda x: np.asarray(x, np.float64)[:, None]
     c = (lambda k: 1 - b1**k) if bias_correction else np.ones_like
-    one, zero, now, ratio = np.ones(len(k)), np.zeros(len(k)), c(1.0 * k), c(k - 1.0) / c(1.0 * k)
-    pace, paced = (np.asarray(schedule(1.0 * x), np.float64) for x in (k, k - 1))
+    now, ratio = column(c(k)), column(c(k - 1) / c(k))
+    pace, paced = column(schedule(k)), column(schedule(k - 1))
     ratio = ratio * pace / np.maximum(paced, np.finfo(np.float32).tiny)
-    apply = lambda *x: np.einsum("kij,jk->ki", R, np.stack(x))
+    pull, weights = (1 - b1) * pace * force, np.asarray(state.weights, np.float64)
     if learning_rate is None:
-        explained, pull = apply(-one, zero, b1 * ratio, zero), apply(zero, zero, zero, (1 - b1) * pace / now)
-        learning_rate = np.sum(explained * pull) / (np.sum(pull**2) or np.nan)
-    eta = np.float64(learning_rate) * pace
-    push, norm = eta * (1 - b1), lambda *x: np.linalg.norm(apply(*x), axis=1)
-    impulse = np.sqrt(np.mean(norm(one, -b1 * one, zero, zero) ** 2)) or np.float64(np.nan)
-    size = lambda *x: norm(*x) / impulse
-    residual = size(one, -b1 * one, zero, push)
+        explained, size = b1 * ratio * carried - v, np.sum(weights * (pull / now) ** 2)
+        learning_rate = np.sum(weights * explained * pull / now) / (size or np.nan)
+    eta, norm = np.float64(learning_rate), lambda x: np.sqrt(np.sum(weights * x**2, axis=1))
+    impulse = np.sqrt(np.mean(norm(v - b1 * last) ** 2)) or np.float64(np.nan)
+    residual = norm(v - b1 * last + eta * pull) / impulse
     return Audit(
         residual=residual,
-        unexplained=size(one, zero, -b1 * ratio, push / now),
-        drift=size(zero, -b1 * ratio, b1 * ratio, zero),
-        correction=size(zero, b1 * (ratio - 1), zero, push * (1 - 1 / now)),
-        learning_rate=np.asarray(learning_rate, np.float64),  # pyright: ignore[reportArgumentType]
+        unexplained=norm(v - b1 * ratio * carried + eta * pull / now) / impulse,
+        drift=norm(b1 * ratio * (carried - last)) / impulse,
+        correction=norm(b1 * (ratio - 1) * last + eta * (1 - 1 / now) * pull) / impulse,
+        learning_rate=np.asarray(eta),  # pyright: ignore[reportArgumentType]
         relative=np.sqrt(np.mean(residual**2)),
     )
+
+
+def _path(state: LiveState, eps: float, exponent: float, bias_correction: bool) -> tuple[np.ndarray, ...]:
+    """k, v_k, g_k and M_k^-1 = (sqrt(F_k) + eps)^(2a) of the steps whose rows the ring holds, but the oldest, which has no predecessor."""
+    n, rows = int(state.count), np.asarray(state.ring.rows, np.float64)
+    steps = np.arange(max(0, n + 2 - len(rows)), n + 1)
+    q, g = np.split(rows[steps % len(rows)], 2, axis=1)
+    k, b2, nu = 1.0 * steps[1:], np.float64(state.b2), np.asarray(state.squares, np.float64)
+    g = _finite(g, np)
+    squares = np.stack([nu := b2 * nu + (1 - b2) * row**2 for row in g[1:]])
+    root = np.sqrt(squares / (1 - b2 ** k[:, None] if bias_correction else 1)) + eps
+    return k, np.diff(q, axis=0), g[1:], root ** (2 * exponent)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from learnlag_jax import trees
-from learnlag_jax.experiments.runs import gradients, placement, summation
+from learnlag_jax.experiments.runs import gradients, live, placement, summation
 from learnlag_jax.vocabulary import Array, PyTree
 
 PIECES = 8  # into which a batch is cut if nothing else is said; up to as many devices give the same bits
@@ -95,7 +95,8 @@ def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carr
         updates, state = optimiser.update(gradient, carry.state, carry.params, **extra)
         params = optax.apply_updates(carry.params, updates)
         good = jnp.isfinite(loss) & trees.all_finite((gradient, params, _overflow(state, carry.state)))
-        kept = jax.tree.map(lambda new, old: _choose(good, new, old), (params, state), (carry.params, carry.state))
+        keep = lambda new, old: new if _is_ring(new) else _choose(good, new, old)
+        kept = jax.tree.map(keep, (params, state), (carry.params, carry.state), is_leaf=_is_ring)
         in_a_row = jnp.where(good, jnp.int32(0), carry.in_a_row + jnp.int32(1))
         skipped = carry.skipped + jnp.where(good, jnp.int32(0), jnp.int32(1))
         return Carry(kept[0], kept[1], carry.key, carry.step + jnp.int32(1), skipped, in_a_row), loss, in_a_row
@@ -106,9 +107,14 @@ def step(task: Task, make: Callable[[Mapping], Any]) -> Callable[..., tuple[Carr
 def _overflow(new: PyTree, old: PyTree) -> list[Array]:
     """NaN where a finite entry of the optimiser's state became none; some begin with infinity, and may."""
     real = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
+    new, old = jax.tree.map(lambda x: () if _is_ring(x) else x, (new, old), is_leaf=_is_ring)
     pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
     lost = lambda x, y: jnp.where(jnp.isfinite(x) | ~jnp.isfinite(y), 0.0, jnp.nan)
     return [lost(jnp.asarray(x), y) for x, y in pairs if real(y)]
+
+
+def _is_ring(x) -> bool:
+    return isinstance(x, live.Ring)
 
 
 def _choose(good, new, old):
