@@ -13,7 +13,13 @@ import numpy as np
 from learnlag_jax import control, trees
 from learnlag_jax.experiments import data
 from learnlag_jax.experiments.chapters.control_figures import closing_figure, swing_figure
-from learnlag_jax.experiments.chapters.control_values import bellman_claims, claim, closing_bounds, solver_table
+from learnlag_jax.experiments.chapters.control_values import (
+    bellman_claims,
+    claim,
+    closing_bounds,
+    continuous_limit,
+    solver_table,
+)
 from learnlag_jax.experiments.claims import Chapter, Claim, Settings
 
 EPS = float(np.finfo(np.float64).eps)
@@ -31,7 +37,7 @@ def chapter(settings: Settings) -> Chapter:
     claims = (
         *_lagrangian_claims(swing, settings),
         *_optimum_claims(swing),
-        _continuous_limit(settings),
+        continuous_limit(settings),
         *bellman_claims(lake, taxi, closing, settings),
     )
     return Chapter(
@@ -282,27 +288,3 @@ def _optimum_claims(swing: _Swing) -> list[Claim]:
             "the rest from a state 0.1 away",
         ),
     ]
-
-
-def _regulator(dt: float):
-    """ds/dt = a, cost s^2 + a^2 for all time: V = s^2, HJB gradient 2 s; the discrete costate at s = 1 after a long horizon."""
-    one = np.ones((1, 1))
-    steps = round(12 / dt)
-    return 2 * float(control.lqr(one, dt * one, 2 * dt * one, 2 * dt * one, horizon=steps).P[0, 0, 0]) / 2
-
-
-def _continuous_limit(settings: Settings) -> Claim:
-    """Continuous limit of eq. 16-18: the costate tends to the HJB gradient, at first order in the time step."""
-    steps = np.array([0.2, 0.1, 0.05, 0.025] if settings.quick else [0.1, 0.05, 0.025, 0.0125, 0.00625])
-    errors = np.array([abs(_regulator(dt) - 2.0) for dt in steps])
-    order = np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    stuck = np.polyfit(np.log(steps), np.log(errors + 0.05), 1)[0]
-    return Claim(
-        "eq. 16-18, dt to 0",
-        "The costate of a regulator in discrete time tends to the Hamilton-Jacobi-Bellman gradient at first order in dt",
-        float(order - 1),
-        float(steps[0]),
-        "second-order terms change the fitted slope by at most the largest step",
-        "a costate with a constant error of 0.05",
-        float(stuck - 1),
-    )

@@ -1,4 +1,4 @@
-"""Chapter "control", second half: Bellman's equation on the gymnasium tables (eq. 19, 20), with bounds at every sweep."""
+"""Chapter "control", second half: values. Bellman's equation on the gymnasium tables (eq. 19, 20), with bounds at every sweep, and their gradient."""
 
 from typing import NamedTuple
 
@@ -147,3 +147,27 @@ def solver_table(lake, taxi) -> Table:
             rows.append((name, discount, method.replace("_", " "), int(got.steps), int(got.sweeps), f"{gap:.1e}"))
     header = ("process", "discount", "method", "sweeps of T", "sweeps of T_pi", "certified gap (reward)")
     return Table("Work until upper - lower is at most 1e-6 in every state.", header, tuple(rows))
+
+
+def _regulator(dt: float):
+    """ds/dt = a, cost s^2 + a^2 for all time: V = s^2, HJB gradient 2 s; the discrete costate at s = 1 after a long horizon."""
+    one = np.ones((1, 1))
+    steps = round(12 / dt)
+    return 2 * float(control.lqr(one, dt * one, 2 * dt * one, 2 * dt * one, horizon=steps).P[0, 0, 0]) / 2
+
+
+def continuous_limit(settings: Settings) -> Claim:
+    """Continuous limit of eq. 16-18: the costate tends to the HJB gradient, at first order in the time step."""
+    steps = np.array([0.2, 0.1, 0.05, 0.025] if settings.quick else [0.1, 0.05, 0.025, 0.0125, 0.00625])
+    errors = np.array([abs(_regulator(dt) - 2.0) for dt in steps])
+    order = np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    stuck = np.polyfit(np.log(steps), np.log(errors + 0.05), 1)[0]
+    return Claim(
+        "eq. 16-18, dt to 0",
+        "The costate of a regulator in discrete time tends to the Hamilton-Jacobi-Bellman gradient at first order in dt",
+        float(order - 1),
+        float(steps[0]),
+        "second-order terms change the fitted slope by at most the largest step",
+        "a costate with a constant error of 0.05",
+        float(stuck - 1),
+    )

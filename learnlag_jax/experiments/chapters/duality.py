@@ -14,10 +14,10 @@ import numpy as np
 
 from learnlag_jax import control, fisher, variation
 from learnlag_jax.experiments import data
-from learnlag_jax.experiments.claims import Chapter, Claim, Dataset, Figure, Settings
+from learnlag_jax.experiments.chapters.duality_figures import duality_figure
+from learnlag_jax.experiments.claims import Chapter, Claim, Dataset, Settings
 
 EPS = float(np.finfo(np.float64).eps)
-BLUE, ORANGE, GREY = "#2563a8", "#d9822b", "#777777"
 GAMMA = 0.3
 
 
@@ -44,7 +44,7 @@ def chapter(settings: Settings) -> Chapter:
         "From L(q, v) = v'Mv/2 - V(q), V minus a real log-likelihood, the Legendre transform derives H(q, p) by solving "
         "dL/dv = p. The two give the same trajectories, and so does a control problem whose costate is the momentum.",
         (*_transforms(task, L, H), *_trajectories(task, flows, h), *_costates(task, duel)),
-        (_figure(flows, duel),),
+        (duality_figure(flows.times, flows.losses, flows.damped_losses, GAMMA, duel.p, duel.answer.costates),),
         (),
         (
             (
@@ -278,36 +278,4 @@ def _costates(task: Task, duel: Duel):
             "the momentum of the next step",
             gap(duel.answer.costates[:-1], duel.p[1:]),
         ),
-    )
-
-
-def _figure(flows: Flows, duel: Duel) -> Figure:
-    steps = np.arange(len(duel.q))
-    series = {
-        "loss": {"t": flows.times, "free (nats)": flows.losses, "with friction (nats)": flows.damped_losses},
-        "momentum": {"step": steps} | {f"p{i}": np.asarray(duel.p[:, i]) for i in range(3)},
-        "costate": {"step": steps} | {f"lambda{i}": np.asarray(duel.answer.costates[:, i]) for i in range(3)},
-    }
-
-    def draw(figure, series):
-        left, right = figure.subplots(1, 2)
-        t, free, damped = series["loss"].values()
-        left.plot(t, free, color=ORANGE, label="free: oscillates")
-        left.plot(t, damped, color=BLUE, label=f"friction {GAMMA}: learns")
-        left.set(xlabel="time t", ylabel="V(q(t)) (nats per image)", title="a parameter as a particle")
-        left.legend()
-        for i, colour in enumerate((BLUE, ORANGE, "#2e8b57")):
-            right.plot(steps, series["momentum"][f"p{i}"], color=colour, linewidth=4, alpha=0.3)
-            right.plot(steps, series["costate"][f"lambda{i}"], color=colour, linewidth=1.2)
-        right.plot([], [], color=GREY, linewidth=4, alpha=0.3, label="momentum of the flow")
-        right.plot([], [], color=GREY, linewidth=1.2, label="costate of the control problem")
-        right.set(xlabel="step k", ylabel="first three components", title="costate = momentum")
-        right.legend()
-
-    caption = (
-        "Left: the loss along the path of L = v'Mv/2 - V for threes against eights; without friction it is conserved motion, "
-        "with friction it descends. Right: momenta of the flow and costates of the control problem lie on each other."
-    )
-    return Figure(
-        "duality", caption, "Loss curves with and without friction; costates on top of momenta.", series, draw
     )

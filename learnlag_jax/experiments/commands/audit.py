@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--b2", 0.999, "memory of the metric (default: 0.999)")
     add("--eps", 1e-8, "added to the metric's root (default: 1e-8)")
     add("--exponent", -0.5, "of the metric; -0.5 is the learning Lagrangian, 0 is Euclidean")
-    help = "live: every N-th coordinate is watched (default: 64 to 256 of them in all)"
+    help = "live: every N-th coordinate is watched (default: about 128 of them in all)"
     parser.add_argument("--stride", type=int, metavar="N", help=help)
 
 
