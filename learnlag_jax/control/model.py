@@ -86,6 +86,13 @@ def model_at(p: Problem, X: Array, U: Array, theta) -> Model:
     )
 
 
+def straightened(p: Problem, model: Model, X: Array, U: Array, theta) -> Array:
+    """H without the curvature of the dynamics (iterative LQR): what is left is the reward's own, which is often concave."""
+    (n, m), Y = U.shape, jnp.concatenate([U, X[:-1]], 1)
+    R_yy = jax.vmap(jax.hessian(lambda y, k: p.reward(y[m:], y[:m], k, theta)))(Y, counter(n))
+    return model.H.at[:, :-1, :-1].set(-R_yy)
+
+
 def projected(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:
     """dH/da, or, where an action is bounded, what a step along it would move before the bounds cut it off."""
     if low is None or high is None:
@@ -102,14 +109,14 @@ def free_actions(U, slope, low, high):
     return jnp.where(stuck, 0.0, 1.0).astype(U.dtype)
 
 
-def masked(model: Model, free: Array | None) -> tuple[Array, Array]:
+def masked(H: Array, W: Array, free: Array | None) -> tuple[Array, Array]:
     """H and W of the model in which the actions that are not free stay where they are."""
     if free is None:
-        return model.H, model.W
-    size = model.H.shape[-1]
+        return H, W
+    size = H.shape[-1]
     on = jnp.concatenate([free, jnp.ones((len(free), size - free.shape[1]), free.dtype)], 1)
     stay = (1 - on)[:, None] * jnp.eye(size, dtype=free.dtype)[None]
-    return model.H * on[:, None] * on[..., None] + stay, model.W * on[:, None]
+    return H * on[:, None] * on[..., None] + stay, W * on[:, None]
 
 
 def linear_response(H: Array, W: Array, Pn: Array, r, q, c, ds0, qn):

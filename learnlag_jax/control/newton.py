@@ -3,11 +3,13 @@
 At each iterate the costates come from the exact backward recursion, all second derivatives of H_k from one `vmap`, and the
 Newton step from one Riccati sweep of the linear-quadratic model, in which the gaps f(s_k, a_k, k) - s_{k+1} may be non-zero. A
 step of length alpha is taken along the true dynamics with the Riccati feedback, so gaps shrink by exactly 1 - alpha; an
-exact penalty on the gaps decides whether to take it. If a pivot of R + B'PB is not positive, or no step length will do, a
-Levenberg shift is added to the action block; it is zero near a solution with a positive reduced Hessian.
+exact penalty on the gaps decides whether to take it. If a pivot of R + B'PB is not positive, the curvature of the dynamics is left out
+(iterative LQR, Li and Todorov 2004), for one full step that keeps its promise; if that will not do, nor any step length, a
+Levenberg shift is added to the action block; both are gone near a solution with a positive reduced Hessian.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import trees
-from learnlag_jax.control.model import Model, along, free_actions, masked, model_at, projected
+from learnlag_jax.control.model import Model, along, free_actions, masked, model_at, projected, straightened
 from learnlag_jax.control.problem import Problem, counter
 from learnlag_jax.control.riccati import sweep, times
 from learnlag_jax.extrema import largest_size, smallest
@@ -24,6 +26,8 @@ from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 HALVINGS = 12
 SHIFT_MIN, SHIFT_MAX = 1e-6, 1e12
 IDLE = 4
+FAR = 0.05  # a relative residual above this is far from a solution
+SHARE = 0.25  # of what the straight model promises for a full step, so much must be kept
 
 
 class Options(NamedTuple):
@@ -41,6 +45,25 @@ class Iterate(NamedTuple):
     best: Array
     idle: Array
     running: Array
+    far: Array
+
+
+class Tried(NamedTuple):
+    """A step of length alpha: where it leads, the merit there, and whether that will do."""
+
+    alpha: Array
+    X: Array
+    U: Array
+    merit: Array
+    accepted: Array
+
+
+class Search(NamedTuple):
+    """The merit now, what of a change of it is rounding, and `attempt(alpha, share of the promise that must be kept)`."""
+
+    merit: Array
+    slack: Array
+    attempt: Callable[..., Tried]
 
 
 class Setting(NamedTuple):
@@ -61,7 +84,9 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
     finite = trees.all_finite((X[0], U)) & ~crossed
     number = functools.partial(jnp.asarray, dtype=x0.dtype)
     zero, setting = jnp.int32(0), Setting(p, options, x0, low, high, theta)
-    start = Iterate(X, U, model_at(p, X, U, theta), number(0.0), zero, zero, number(jnp.inf), zero, finite)
+    start = Iterate(
+        X, U, model_at(p, X, U, theta), number(0.0), zero, zero, number(jnp.inf), zero, finite, jnp.asarray(False)
+    )
 
     def step(st: Iterate) -> Iterate:
         moved = _moved(setting, st)
@@ -98,39 +123,25 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
         status_where(~done & (st.steps >= at.options.max_steps), Status.max_steps),
     )
     best = jnp.minimum(st.best, relative)
-    return st._replace(best=best, idle=idle, status=failed, running=st.running & ~done & (failed == 0))
+    return st._replace(
+        best=best, idle=idle, far=relative > FAR, status=failed, running=st.running & ~done & (failed == 0)
+    )
 
 
 def _moved(at: Setting, st: Iterate) -> Iterate:
     """Factor, search along the step, and move; status line_search_failed where no shift helps."""
-    model, eps = st.model, float(jnp.finfo(st.X.dtype).eps)
-    H, W = masked(model, free_actions(st.U, model.slope, at.low, at.high))
+    model = st.model
+    free = free_actions(st.U, model.slope, at.low, at.high)
+    H, W = masked(model.H, model.W, free)
+    straight = lambda: masked(straightened(at.problem, model, st.X, st.U, at.theta), W, free)[0]
     size = 1 + jnp.max(jnp.abs(H[:, : st.U.shape[1], : st.U.shape[1]]))
-    shift, P, K = _factored(H, W, model.Pn, st.shift, size)
-    gaps = jnp.sum(jnp.abs(model.gaps))
-    # what the model promises for a full step rides in the corner of P_0
-    promised = P[0, -1, -1] / 2
-    open_ = gaps > 16 * eps * model.gaps.size * (1 + jnp.max(jnp.abs(st.X)))
-    multiplier = jnp.maximum(jnp.max(jnp.abs(model.costates)), jnp.max(jnp.abs(P[:, :-1, -1])))
-    penalty = jnp.where(open_, 2 * jnp.maximum(multiplier, promised / jnp.where(open_, gaps, 1)), 0)
-    merit, promised = penalty * gaps - model.reward, promised - penalty * gaps
-    slack, small = 16 * eps * (model.magnitude + penalty * gaps), eps ** (1 / 3)
-
-    def attempt(carry):
-        alpha = carry[0] / 2
-        X, U, reward = candidate(at, st.X, st.U, st.model.gaps, K, alpha)
-        new = penalty * (1 - alpha) * gaps - reward
-        # a reward may lose more digits inside than its size tells; a step too small to do harm need not be judged by it
-        harmless = (trees.max_abs(X - st.X) <= small * (1 + trees.max_abs(X))) & (
-            trees.max_abs(U - st.U) <= small * (1 + trees.max_abs(U))
-        )
-        return alpha, X, U, new, (new <= merit + 1e-4 * alpha * promised + slack) | harmless
-
-    def searching(carry):
-        return ~carry[4] & (carry[0] > 2.0**-HALVINGS)
-
-    first = (jnp.asarray(2.0, st.X.dtype), st.X, st.U, merit, jnp.asarray(False))
-    alpha, X, U, new, accepted = lax.while_loop(searching, attempt, first)
+    one = jnp.ones((), st.X.dtype)
+    untried = Tried(2 * one, st.X, st.U, -model.reward, jnp.asarray(False))
+    full = lambda P, K: _search(at, st, P, K).attempt(one, SHARE)
+    shift, P, K, tried = _factored(H, straight, W, model.Pn, st, size, full, untried)
+    merit, slack, attempt = _search(at, st, P, K)
+    searching = lambda tried: ~tried.accepted & (tried.alpha > 2.0**-HALVINGS)
+    alpha, X, U, new, accepted = lax.while_loop(searching, lambda tried: attempt(tried.alpha / 2), tried)
     raised = jnp.maximum(shift * 10, SHIFT_MIN * size)
     lowered = jnp.where(shift / 10 < SHIFT_MIN * size, 0.0, shift / 10)
     shift_next = jnp.where(accepted & (alpha > 0.3), lowered, raised)
@@ -144,31 +155,61 @@ def _moved(at: Setting, st: Iterate) -> Iterate:
     )
 
 
-def _factored(H, W, Pn, shift, size):
-    """The Riccati sweep with the smallest shift of the schedule that makes every pivot positive.
+def _search(at: Setting, st: Iterate, P: Array, K: Array) -> Search:
+    """How good steps along the direction of a sweep are: an exact penalty on the gaps decides."""
+    model, eps = st.model, float(jnp.finfo(st.X.dtype).eps)
+    gaps = jnp.sum(jnp.abs(model.gaps))
+    # what the model promises for a full step rides in the corner of P_0
+    promised = P[0, -1, -1] / 2
+    open_ = gaps > 16 * eps * model.gaps.size * (1 + jnp.max(jnp.abs(st.X)))
+    multiplier = jnp.maximum(jnp.max(jnp.abs(model.costates)), jnp.max(jnp.abs(P[:, :-1, -1])))
+    penalty = jnp.where(open_, 2 * jnp.maximum(multiplier, promised / jnp.where(open_, gaps, 1)), 0)
+    merit, promised = penalty * gaps - model.reward, promised - penalty * gaps
+    slack, small = 16 * eps * (model.magnitude + penalty * gaps), eps ** (1 / 3)
 
-    The pivot that failed first, going backward, is exact and says how much is missing there at least; ten times the last
-    shift is tried where that is more.
+    def attempt(alpha, share=1e-4):
+        X, U, reward = candidate(at, st.X, st.U, st.model.gaps, K, alpha)
+        new = penalty * (1 - alpha) * gaps - reward
+        # a reward may lose more digits inside than its size tells; a step too small to do harm need not be judged by it
+        harmless = (trees.max_abs(X - st.X) <= small * (1 + trees.max_abs(X))) & (
+            trees.max_abs(U - st.U) <= small * (1 + trees.max_abs(U))
+        )
+        return Tried(alpha, X, U, new, (new <= merit + share * alpha * promised + slack) | harmless)
+
+    return Search(merit, slack, attempt)
+
+
+def _factored(H, straight, W, Pn, st: Iterate, size, full, untried: Tried):
+    """The Riccati sweep of the first model that will do: the exact one with the last shift, or, while there is none, the one in which
+    the dynamics are straight, which comes first far from a solution; then the exact one with larger and larger shifts.
+
+    All pivots must be positive; of the straight one the full step must be good as well, and comes along. The pivot that failed
+    first, going backward, is exact and says how much is missing there at least; ten times the last shift is tried where that is more.
     """
     n, rows, m = len(H), len(Pn), H.shape[-1] - len(Pn)
     zeros = functools.partial(jnp.zeros, dtype=H.dtype)
-    empty = zeros((n + 1, rows, rows)), zeros((n, m, rows)), zeros(n) - 1
+    empty, bold = (zeros((n + 1, rows, rows)), zeros((n, m, rows))), st.shift == 0
     least = float(jnp.finfo(H.dtype).eps) * size
 
     def attempt(carry):
-        shift, swept, first = carry
-        failed = swept[2][n - 1 - jnp.argmax(swept[2][::-1] <= least)]
-        missing = jnp.where(jnp.isfinite(failed), jnp.minimum(-2 * failed, size), 0)
+        shift, _, missing, tries, _, _ = carry
+        straighten = bold & (tries < 2) & (st.far == (tries == 0))
         raised = jnp.maximum(jnp.maximum(shift * 10, SHIFT_MIN * size), missing)
-        shift = jnp.where(first, shift, raised)
-        return shift, sweep(H, W, Pn, shift), jnp.asarray(False)
+        shift = jnp.where((tries == 0) | (bold & (tries == 1)), shift, raised)
+        P, K, pivots = sweep(lax.cond(straighten, straight, lambda: H), W, Pn, shift)
+        positive = smallest(pivots) > least
+        tried = lax.cond(straighten & positive, full, lambda P, K: untried, P, K)
+        failed = pivots[n - 1 - jnp.argmax(pivots[::-1] <= least)]
+        lacking = jnp.where(jnp.isfinite(failed), jnp.minimum(-2 * failed, size), 0)
+        missing = jnp.where(straighten, missing, lacking)
+        return shift, (P, K), missing, tries + 1, tried, positive & (~straighten | tried.accepted)
 
     def unfit(carry):
-        shift, swept, _ = carry
-        return ~(smallest(swept[2]) > least) & (shift < SHIFT_MAX * size)
+        return ~carry[-1] & (carry[0] < SHIFT_MAX * size)
 
-    shift, (P, K, _), _ = lax.while_loop(unfit, attempt, (shift, empty, jnp.asarray(True)))
-    return shift, P, K
+    start = st.shift, empty, jnp.zeros_like(size), jnp.int32(0), untried, jnp.asarray(False)
+    shift, (P, K), _, _, tried, _ = lax.while_loop(unfit, attempt, start)
+    return shift, P, K, tried
 
 
 def candidate(at: Setting, X, U, gaps, K, alpha):

@@ -130,7 +130,7 @@ def _solve(problem: Problem, options: Options, s0, actions0, states0, low, high,
     X0 = rolled(flat, x0, U0, theta) if states0 is None else jax.vmap(vector)(states0)
     X, U, status, steps, model = _path(flat, options, x0, X0, U0, low, high, theta)
     free = free_actions(U, model.slope, low, high)
-    _, K, pivots = sweep(*masked(model, free), model.Pn, jnp.zeros((), x0.dtype))
+    _, K, pivots = sweep(*masked(model.H, model.W, free), model.Pn, jnp.zeros((), x0.dtype))
     setting = Setting(flat, options, x0, low, high, theta)
     X, U, prices, residual = _polished(setting, (X, U, model.costates), model.gaps, K, _solved(status))
     rewards = jax.vmap(flat.reward, (0, 0, 0, None))(X[:-1], U, counter(len(U)), theta)
@@ -211,7 +211,7 @@ def _path_jvp(p: Problem, options: Options, primals, tangents):
 
     _, moved = jax.jvp(residual, (x0, theta), (dx0, dtheta))
     free, m = free_actions(U, model.slope, low, high), U.shape[1]
-    H, W = masked(model, free)
+    H, W = masked(model.H, model.W, free)
     free = jnp.ones_like(U) if free is None else free
     pinned = jnp.zeros_like(U) if low is None else jnp.where(free > 0, 0.0, jnp.where(high <= U, dhigh, dlow))
     pressed = along(model.H[:, :-1, :m], pinned)
