@@ -123,8 +123,9 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
         status_where(~done & (st.steps >= at.options.max_steps), Status.max_steps),
     )
     best = jnp.minimum(st.best, relative)
+    far = (relative > FAR) & (st.steps > 0)  # a linear-quadratic problem needs one step and no other model
     return st._replace(
-        best=best, idle=idle, far=relative > FAR, status=failed, running=st.running & ~done & (failed == 0)
+        best=best, idle=idle, far=far, status=failed, running=st.running & ~done & (failed == 0)
     )
 
 
