@@ -2,7 +2,7 @@
 
     python benchmarks/bench_fisher.py [--quick] [--rounds N]
 
-Each sample makes as many jitted updates as there are between two refreshes of the bases (5), from a state that has made five
+Each sample makes as many jitted updates as there are between two refreshes of the bases (10, as by default), from a state that has made ten
 already, so that one refresh is paid for. Gradients are random float32 and lie in memory, as a backward pass leaves them.
 """
 
@@ -17,7 +17,7 @@ from harness import Contender, Row, compare, options, save
 
 from learnlag_jax import fisher
 
-STEPS = 5
+STEPS = 10  # the default `refresh`
 
 
 def leaves(shapes, count: int) -> dict[str, jax.Array]:
@@ -51,18 +51,39 @@ def stepped(update: Callable, state, rows: list):
     return out, state
 
 
-def eigen_arithmetic(gradients):
-    """The matrix products of STEPS "eigen" updates with one refresh and nothing else, one matrix after the other."""
+def _turned(A, Q):
+    """One refresh of a basis: its products and its QR, and how well the old basis fits."""
+    AQ = A @ Q
+    fit, new = Q.T @ AQ, jnp.linalg.qr(AQ)[0]
+    return new, (new.T @ Q) ** 2, fit
 
-    def turned(A, Q):
-        AQ = A @ Q
-        fit, new = Q.T @ AQ, jnp.linalg.qr(AQ)[0]
-        return new, (new.T @ Q) ** 2, fit
+
+def eigen_arithmetic(gradients):
+    """The matrix products of STEPS "eigen" updates with one refresh and nothing else, on the shorter side, one matrix after the other."""
+
+    def one(x):
+        m, n = x.shape
+        A = x @ x.T / n + jnp.eye(m)
+        P, carry, fit = _turned(A, jnp.eye(m))
+
+        def step(state, _):
+            x, v, A = state
+            A = A + x @ x.T
+            g, m = P.T @ x, P.T @ v
+            return (P @ (m / (1 + jnp.abs(g))), v, A), None
+
+        return jax.tree.map(jnp.sum, (jax.lax.scan(step, (x, carry @ (x * x), A), length=STEPS)[0], fit))
+
+    return jax.tree.map(one, gradients)
+
+
+def both_sides_arithmetic(gradients):
+    """The same on both sides."""
 
     def one(x):
         m, n = x.shape
         A, B = x @ x.T / n + jnp.eye(m), x.T @ x / m + jnp.eye(n)
-        (P, carry_m, fit_m), (Q, carry_n, fit_n) = turned(A, jnp.eye(m)), turned(B, jnp.eye(n))
+        (P, carry_m, fit_m), (Q, carry_n, fit_n) = _turned(A, jnp.eye(m)), _turned(B, jnp.eye(n))
         v = carry_m @ (x * x) @ carry_n.T
 
         def step(state, _):
@@ -123,11 +144,25 @@ def main() -> None:
             "optax.contrib.muon": optax.contrib.muon(1.0),
             "one_sided": fisher.scale_by_fisher("one_sided", options=ours),
             "eigen": fisher.scale_by_fisher("eigen", options=ours),
-            "eigen, shorter side": fisher.scale_by_fisher("eigen", options=ours._replace(aspect=2)),
+            "eigen, both sides": fisher.scale_by_fisher("eigen", options=ours._replace(aspect=None)),
         },
         big,
-        **{"products of one_sided alone": one_sided_arithmetic, "products of eigen alone": eigen_arithmetic},
+        **{
+            "products of one_sided alone": one_sided_arithmetic,
+            "products of eigen alone": eigen_arithmetic,
+            "products of eigen, both sides, alone": both_sides_arithmetic,
+        },
     )
+    for side in [] if chosen.quick else [(384, 256), (512, 512)]:
+        contend(
+            f"{STEPS} updates, 4 leaves {side[0]} x {side[1]}: matrices",
+            {
+                "optax.contrib.muon": optax.contrib.muon(1.0),
+                "one_sided": fisher.scale_by_fisher("one_sided", options=ours),
+                "eigen": fisher.scale_by_fisher("eigen", options=ours),
+            },
+            leaves([side], 4),
+        )
     many = leaves([(64, 64), (64, 256), (256, 64), (64,), (256,)], 100)
     compiled = contend(
         "100 leaves (compile column)",

@@ -124,9 +124,7 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
     )
     best = jnp.minimum(st.best, relative)
     far = (relative > FAR) & (st.steps > 0)  # a linear-quadratic problem needs one step and no other model
-    return st._replace(
-        best=best, idle=idle, far=far, status=failed, running=st.running & ~done & (failed == 0)
-    )
+    return st._replace(best=best, idle=idle, far=far, status=failed, running=st.running & ~done & (failed == 0))
 
 
 def _moved(at: Setting, st: Iterate) -> Iterate:

@@ -32,7 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "options": FisherOptions(refresh=10),
     },
     "shampoo_squared": {"structure": "kronecker", "b1": 0.9, "b2": 0.99, "options": FisherOptions(refresh=10)},
-    "soap": {"structure": "eigen", "b1": 0.95, "b2": 0.95, "options": FisherOptions(refresh=10)},
+    "soap": {"structure": "eigen", "b1": 0.95, "b2": 0.95, "options": FisherOptions(refresh=10, aspect=None)},
     "muon": {"structure": "one_sided", "b1": 0.95, "b2": 0.95, "options": FisherOptions(nesterov=True)},
     "natural_gradient": {"structure": "kronecker", "exponent": -1.0, "b1": 0.9, "b2": 0.99, "eps": 1e-4},
 }
@@ -73,7 +73,7 @@ def fisher_descent(
     weight_decay=1e-4,
     mask=None,
     fisher: str = "batch",
-    options: FisherOptions = FisherOptions(refresh=1, aspect=2, nesterov=True),
+    options: FisherOptions = FisherOptions(refresh=1, nesterov=True),
 ) -> optax.GradientTransformationExtraArgs:
     """Fisher-preconditioned descent with decoupled weight decay: a drop-in for `optax.adamw(learning_rate)`.
 

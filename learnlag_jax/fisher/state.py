@@ -17,8 +17,8 @@ class FisherOptions(NamedTuple):
         refresh: steps between refreshes of the bases; the first `refresh` steps of "eigen" equal Adam's.
         basis: "qr", one warm-started QR step per refresh, or "eigh", exact.
         max_size: an axis longer than this carries no factor; "full" applies to leaves up to this size.
-        aspect: an axis more than so many times as long as the leaf's shortest carries no factor either: the cost of a
-            step then stays a few products with the shorter side; None keeps every axis.
+        aspect: in "eigen", a side of a matrix more than so many times as long as the other carries no factor either: the cost of a
+            step then stays a few products with the shorter side, and below Muon's; None keeps both, as SOAP does.
         block_size: cut longer axes into equal blocks of at most this length; None leaves them whole.
         merge: merge neighbouring dimensions into the most nearly square matrix.
         bias_correction: divide the moments by 1 - b^k.
@@ -35,7 +35,7 @@ class FisherOptions(NamedTuple):
     refresh: int = 10
     basis: str = "qr"
     max_size: int = 1024
-    aspect: float | None = None
+    aspect: float | None = 2
     block_size: int | None = None
     merge: bool = True
     bias_correction: bool = True
@@ -92,8 +92,8 @@ def unmeasured() -> Diagnostics:
 class FisherState(NamedTuple):
     """State of `scale_by_fisher`: it holds F itself, not a root, so one state serves every exponent.
 
-    Memory for an (m, n) leaf, m <= n, in float32 numbers: diagonal 2 m n; eigen 2 m n + 2 (m^2 + n^2), or 2 m n + 2 m^2
-    where n > aspect m; kronecker m n + 2 (m^2 + n^2); one_sided and none m n; full 2 (m n)^2 + m n. Bytes of real
+    Memory for an (m, n) leaf, m <= n, in float32 numbers: diagonal 2 m n; eigen 2 m n + 2 m^2, and 2 n^2 more
+    where n <= aspect m; kronecker m n + 2 (m^2 + n^2); one_sided and none m n; full 2 (m n)^2 + m n. Bytes of real
     states are in benchmarks/results/bench_optimisers.md.
 
     Attributes:

@@ -84,7 +84,7 @@ def plan_leaf(
     matrix = nearly_square(real) if merge or kind == "one_sided" else real
     blocks = tuple(block_count(d, block_size) for d in matrix)
     sides = [d // b for d, b in zip(matrix, blocks, strict=True)]
-    longest = max_size if aspect is None else min(max_size, aspect * min(sides))
+    longest = min(max_size, aspect * min(sides)) if aspect and kind == "eigen" and len(sides) == 2 else max_size
     axes = tuple(i for i, d in enumerate(sides) if 1 < d <= longest)
     return Plan(kind, shape, matrix, blocks, axes) if axes or kind == "one_sided" else Plan("diagonal", shape)
 

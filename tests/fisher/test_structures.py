@@ -263,6 +263,31 @@ def test_views_fold_back(shape, options):
     assert jnp.array_equal(unview(plan, seen), x)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "sides"),
+    [
+        ((4, 8), {}, [4, 8]),
+        ((4, 9), {}, [4]),
+        ((9, 4), {}, [4]),
+        ((4, 9), {"aspect": 3}, [4, 9]),
+        ((4, 9), {"aspect": None}, [4, 9]),
+        ((2, 2, 9), {}, [4]),  # seen as 4 x 9
+        ((2, 2, 9), {"merge": False}, [2, 9]),  # no matrix: every axis, so that a tiny one does not stand alone
+    ],
+)
+def test_a_long_matrix_is_turned_on_its_shorter_side_alone(shape, options, sides):
+    state = scale_by_fisher("eigen", options=FisherOptions(**options)).init(jnp.zeros(shape))
+    assert [bucket.basis.shape[-1] for bucket in state.factors] == sides
+
+
+@pytest.mark.parametrize(
+    "named", [{"structure": "kronecker"}, preset("soap"), preset("shampoo"), preset("natural_gradient")]
+)
+def test_methods_that_are_known_with_both_sides_have_both(named):
+    state = scale_by_fisher(**named).init(jnp.zeros((4, 9)))
+    assert [bucket.basis.shape[-1] for bucket in state.factors] == [4, 9]
+
+
 def test_blocks_are_independent_leaves(float64):
     grads = list(normal((6, 8, 4)))
     blocked = FisherOptions(refresh=1, basis="eigh", block_size=4)
