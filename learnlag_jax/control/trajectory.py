@@ -85,9 +85,11 @@ def solve(
         the status is a failure the derivatives are NaN.
 
     Raises:
-        InputError: shapes or structures that do not fit; lower > upper.
-        Statuses: acceptable (at the rounding floor), max_steps, line_search_failed, stagnated, nonfinite_input,
-            nonfinite_function, nonfinite_derivative (the last three fill the paths with NaN).
+        InputError: shapes or structures that do not fit.
+        Statuses: acceptable (at the rounding floor), max_steps, line_search_failed, stagnated, infeasible (lower > upper),
+            nonfinite_input, nonfinite_function, nonfinite_derivative (the last four fill the paths with NaN). A saddle is
+            converged with a pivot that is not positive: a guess that is stationary already is left where it is. Single
+            precision may stagnate where rewards of a long path lose its digits.
 
     Example:
         >>> import jax.numpy as jnp
@@ -184,6 +186,8 @@ def _bound(x, actions: PyTree, name: str, sign: int) -> PyTree:
 
     def spread(b, a):
         b = jnp.asarray(b, a.dtype)
+        fits = b.shape in ((), a.shape[1:], a.shape)
+        checks.require(fits, name, b.shape, f"{a.shape[1:]} or {a.shape}", "give one action or all")
         return jnp.broadcast_to(b if b.ndim == a.ndim else b[None], a.shape)
 
     return jax.tree.map(spread, x, actions)

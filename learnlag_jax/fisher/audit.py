@@ -128,6 +128,9 @@ def audit(
     Returns:
         `Audit`, arrays of length n - 1.
 
+    Raises:
+        InputError: fewer than three steps; complex parameters.
+
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from learnlag_jax.fisher import audit, record
@@ -145,6 +148,9 @@ def audit(
     n = example_count(run.gradients)
     checks.require(n >= 3, "run", f"{n} steps", "at least 3 steps", "record a longer run")
     q = jax.vmap(lambda tree: trees.ravel(tree)[0])(run.positions)
+    checks.require(
+        not jnp.iscomplexobj(q), "run", q.dtype, "real positions", "audit real and imaginary parts as parameters"
+    )
     g = jax.vmap(lambda tree: trees.ravel(tree)[0])(run.gradients).astype(q.dtype)
     kind = q.dtype
     b1, b2, eps, exponent = (jnp.asarray(x, kind) for x in (b1, b2, eps, exponent))

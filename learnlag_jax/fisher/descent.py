@@ -81,7 +81,8 @@ def fisher_descent(
         learning_rate: a float, a scalar array or an optax schedule.
         structure, exponent, b1, b2, eps, fisher, options: as in `scale_by_fisher`; the defaults here come from the
             language-model benchmark: a short memory of F, a basis for the shorter side of long matrices alone,
-            turned with every step, and Nesterov's look ahead. Where sides pass a few hundred and batches are small, a
+            turned with every step, and Nesterov's look ahead (`FisherOptions(refresh=1, nesterov=True)`: say both again
+            where you say a third). Where sides pass a few hundred and batches are small, a
             `refresh` of 5 or 10 saves time and loses some of the steps won.
         weight_decay: decoupled decay, multiplied by the learning rate, as in `optax.adamw`.
         mask: which leaves decay, as in optax.

@@ -176,8 +176,9 @@ def _divide(a, b):
 
 
 def spectrum(A: Array, Q: Array) -> Array:
-    """diag(Q' A Q) alone, one matrix product."""
-    return jnp.maximum(jnp.sum(Q.conj() * contract("ab,bc->ac", A, Q), axis=-2).real, 0)
+    """diag(Q' A Q) alone, one matrix product; no less than its rounding, or a step would be divided by what only rounding made small."""
+    w = jnp.sum(Q.conj() * contract("ab,bc->ac", A, Q), axis=-2).real
+    return jnp.maximum(w, w.shape[-1] * float(jnp.finfo(w.dtype).eps) * jnp.max(w, axis=-1, keepdims=True))
 
 
 def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:

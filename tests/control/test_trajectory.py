@@ -196,6 +196,15 @@ def test_shapes_are_checked():
             call()
 
 
+def test_a_bound_of_another_shape_is_refused(float64):
+    s0, a0, theta = pendulum_start(float64)
+    with pytest.raises(InputError, match=r"lower: got \(3,\)"):
+        solve(pendulum(), s0, a0, theta, lower=jnp.zeros(3))
+    crossed = solve(pendulum(), s0, a0, theta, lower=1.0, upper=-1.0)
+    assert int(crossed.status) == Status.infeasible
+    assert bool(jnp.isnan(crossed.value))
+
+
 def test_value_is_the_reward_of_the_actions(dtype):
     s0, a0, theta = pendulum_start(dtype)
     got = solve_pendulum(s0, a0, theta)

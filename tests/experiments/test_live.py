@@ -98,10 +98,11 @@ def test_a_step_skipped_inside_does_not_spoil_the_rest():
             for x in bad[:40]:
                 updates, state = update(jax.grad(_loss)(q, x), state, q)
                 q = optax.apply_updates(q, updates)
-        return audited(find(state), learning_rate=0.01).unexplained
+        return audited(state, learning_rate=0.01).unexplained
 
     inside = told(watch_stationarity(optax.apply_if_finite(optax.adam(0.01), 3)))
     outside = told(optax.apply_if_finite(watch_stationarity(optax.adam(0.01)), 3))
+    assert np.isfinite(told(watch_stationarity(optax.apply_if_finite(optax.adam(0.01), 3), memory=4))).all()
     assert len(inside) == len(outside) + 1
     assert outside.max() < 1e-4
     assert inside[:19].max() < 1e-4
@@ -153,6 +154,18 @@ def test_a_step_that_the_parameters_round_away_was_not_taken():
     assert np.isnan(told(jnp.bfloat16, 1e-9).relative)  # or none
 
 
+@pytest.mark.parametrize("rate", [1e-2, 1e-7])
+def test_double_precision_is_watched_in_double(float64, rate):
+    optimiser, q = watch_stationarity(optax.adam(rate), stride=1), jnp.full(3, 3.3)
+    state = optimiser.init(q)
+    with jax.numpy_dtype_promotion("standard"):
+        for k in range(1, 20):
+            updates, state = optimiser.update(q * k, state, q)
+            q = optax.apply_updates(q, updates)
+    # v is a difference of positions, each rounded: eps |q| / |v|
+    assert audited(state, learning_rate=rate).unexplained.max() < 100 * np.finfo(np.float64).eps * 3.3 / rate
+
+
 def test_a_force_that_is_nowhere_fits_no_rate():
     optimiser = watch_stationarity(optax.sgd(0.1))
     q, state = jnp.ones(3, jnp.float32), optimiser.init(jnp.ones(3, jnp.float32))
@@ -194,7 +207,9 @@ def test_a_step_that_the_program_takes_back_leaves_no_trace(bad):
 
 
 def test_the_ring_is_no_larger_than_it_says():
-    rows = lambda size, **options: watch_stationarity(optax.sgd(0.1), **options).init(jnp.zeros(size)).ring.rows
+    rows = lambda size, **options: (
+        watch_stationarity(optax.sgd(0.1), **options).init(jnp.zeros(size, jnp.float32)).ring.rows
+    )
     assert rows(10**6).shape[0] == 1024 + 3
     assert rows(10**6).nbytes < 1.1e6
     assert rows(10**6, stride=1).nbytes < 1.5 * 2**26  # 8 MB a step: 8 steps and three more
@@ -209,5 +224,13 @@ def test_too_short_and_wrong_options_are_refused():
         with pytest.raises(InputError, match=next(iter(wrong))):
             watch_stationarity(optax.sgd(0.1), **wrong)
     watched = watch_stationarity(optax.sgd(0.1))
+    with pytest.raises(InputError, match="complex"):
+        watch_stationarity(optax.sgd(0.1)).init(jnp.ones(2, jnp.complex64))
+    seen = _train(watch_stationarity(optax.sgd(0.1)), 4)[1]
+    for wrong in ({"b1": 1.0}, {"eps": -1.0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            audited(seen, **wrong)
+    with pytest.raises(InputError, match="watch the run"):
+        audited(optax.adam(0.1).init(_start()))
     with pytest.raises(InputError, match=r"params.*update\(gradient, state, params\)"):
         watched.update(_start(), watched.init(_start()))

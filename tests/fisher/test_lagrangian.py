@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from learnlag_jax import InputError, trees
-from learnlag_jax.fisher import audit, descent_lagrangian, learning_lagrangian, particle_lagrangian, record
+from learnlag_jax.fisher import Run, audit, descent_lagrangian, learning_lagrangian, particle_lagrangian, record
 from learnlag_jax.fisher.operators import FullFisher
 from learnlag_jax.testing import assert_close
 
@@ -147,3 +147,9 @@ def test_adams_residual_does_not_depend_on_the_units_of_the_loss(float64, scale)
 def test_a_short_run_is_refused():
     with pytest.raises(InputError, match="at least 3"):
         audit(run_of(optax.sgd(1e-3), steps=2))
+
+
+def test_complex_parameters_are_refused():
+    path = jnp.ones((5, 2), jnp.complex64)
+    with pytest.raises(InputError, match="real positions"):
+        audit(Run(path, path[1:], jnp.ones(4)))

@@ -39,6 +39,16 @@ def ema(terms, b):
     return total / (1 - b ** len(terms))
 
 
+@pytest.mark.parametrize("shape", [(32,), (32, 1)])
+@pytest.mark.parametrize("basis", ["qr", "eigh"])
+def test_what_only_rounding_made_small_divides_nothing(shape, basis):
+    """One gradient has rank one: past it the spectrum is rounding, and the step was 1600 long where it should be 1 in norm."""
+    g = normal(shape, dtype=jnp.float32) / 10
+    options = FisherOptions(basis=basis)
+    u, _ = last(scale_by_fisher("kronecker", options=options), [g])
+    assert float(jnp.linalg.norm(u)) < 2
+
+
 @pytest.mark.parametrize("exponent", [-1.0, -0.5, -0.25])
 def test_full_is_the_power_of_the_running_outer_product(float64, exponent):
     grads = list(normal((12, 2, 3)))

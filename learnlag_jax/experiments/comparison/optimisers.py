@@ -37,10 +37,19 @@ COMMON = {"name": Key(str), "label": config.LABEL, "learning_rate": RATE} | SHAP
 
 
 def fisher_descent(
-    learning_rate, structure="eigen", exponent=-0.5, b1=0.9, b2=0.95, eps=1e-8, weight_decay=1e-4, refresh=5
+    learning_rate,
+    structure="eigen",
+    exponent=-0.5,
+    b1=0.9,
+    b2=0.9,
+    eps=1e-8,
+    weight_decay=1e-4,
+    refresh=1,
+    aspect=2.0,
+    nesterov=True,
 ) -> optax.GradientTransformationExtraArgs:
-    """`fisher.fisher_descent`, with the options a file can hold."""
-    options = fisher.FisherOptions(refresh=refresh)
+    """`fisher.fisher_descent` and its defaults, with the options a file can hold; aspect 0 keeps both sides of every matrix."""
+    options = fisher.FisherOptions(refresh=refresh, aspect=aspect or None, nesterov=nesterov)
     return fisher.fisher_descent(
         learning_rate, structure, exponent=exponent, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, options=options
     )

@@ -12,7 +12,7 @@ Comes from: an optax optimiser. Goes to: `audit`, `compare`. Reference: MATH.md 
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Ring(NamedTuple):
     """Rows that a count points into. One that is being written lies beyond the count: who takes a step back need not take it back.
 
     Attributes:
-        rows: (memory + 3, 2 w), float32: the row of step k, in row k mod (memory + 3).
+        rows: (memory + 3, 2 w), float32, or float64 where a parameter is: the row of step k, in row k mod (memory + 3).
     """
 
     rows: Array
@@ -43,7 +43,7 @@ class LiveState(NamedTuple):
     Attributes:
         inner: the state of the wrapped optimiser.
         count: steps so far, int32.
-        b2: memory of the running mean of squared gradients, float32.
+        b2: memory of the running mean of squared gradients.
         weights: (w,), how many coordinates of its leaf each watched one stands for.
         squares: (w,), that mean at the oldest row of the ring.
         ring: positions and gradients of the last steps.
@@ -71,7 +71,8 @@ def watch_stationarity(
     Args:
         optimiser: any optax optimiser, whole: what it returns must be the step that is applied. What skips steps goes outside,
             as `optax.apply_if_finite(watch_stationarity(..))`: skipped inside, a step counts as one that stood still.
-        b2: memory of the learning Lagrangian's metric, as in `fisher.audit`.
+        b2: memory of the learning Lagrangian's metric, as in `fisher.audit`; the one part of it that is settled while the run is
+            under way, the rest is said to `audited`.
         stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 128 in all, which tells a norm to 6 %.
         memory: how many of the last steps are kept, each in 8 bytes a watched coordinate; None 1024 (1 MB at the default stride),
             or fewer where they would take more than 64 MB.
@@ -80,7 +81,8 @@ def watch_stationarity(
         An optax `GradientTransformationExtraArgs` with a `LiveState`; hand its state to `audited`. Its update needs `params`.
 
     Raises:
-        InputError: b2 outside [0, 1); stride or memory below 1; an update without params.
+        InputError: b2 outside [0, 1); stride or memory below 1; an update without params; at init, a complex parameter, whose
+            metric is not diagonal in its parts.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -102,11 +104,15 @@ def watch_stationarity(
     inner = optax.with_extra_args_support(optimiser)
 
     def init(params):
+        for x in jax.tree.leaves(params):
+            checks.require(not jnp.iscomplexobj(x), "params", jnp.result_type(x), "real leaves", "mask complex ones")
         position = _watched(params, _stride(params, stride))
-        length = 3 + (memory or min(STEPS, max(3, BYTES // max(1, 8 * len(position)))))
-        rows = jnp.zeros((length, 2 * len(position)), jnp.float32).at[0, : len(position)].set(position)
+        length = 3 + (memory or min(STEPS, max(3, BYTES // max(1, 2 * position.nbytes))))
+        rows = jnp.zeros((length, 2 * len(position)), position.dtype).at[0, : len(position)].set(position)
         weights, squares = jnp.asarray(_weights(params, stride)), jnp.zeros_like(position)
-        return LiveState(inner.init(params), jnp.zeros((), jnp.int32), jnp.float32(b2), weights, squares, Ring(rows))
+        return LiveState(
+            inner.init(params), jnp.zeros((), jnp.int32), jnp.asarray(b2, position.dtype), weights, squares, Ring(rows)
+        )
 
     def update(updates, state, params: Any = None, **extra_args):
         checks.require(params is not None, "params", None, "the parameters", "call update(gradient, state, params)")
@@ -135,9 +141,11 @@ def _stride(tree: PyTree, stride: int | None) -> int:
 
 
 def _watched(tree: PyTree, stride: int) -> Array:
-    """Every stride-th entry of each leaf, as one float32 vector."""
-    part = lambda leaf: jnp.ravel(jnp.real(leaf))[::stride].astype(jnp.float32)
-    return jnp.concatenate([jnp.zeros(0, jnp.float32), *(part(leaf) for leaf in jax.tree.leaves(tree))])
+    """Every stride-th entry of each leaf, as one vector: float32, or float64 where a leaf is."""
+    leaves = jax.tree.leaves(tree)
+    kind = jnp.float64 if any(jnp.result_type(leaf) == jnp.float64 for leaf in leaves) else jnp.float32
+    part = lambda leaf: jnp.ravel(leaf)[::stride].astype(kind)
+    return jnp.concatenate([jnp.zeros(0, kind), *(part(leaf) for leaf in leaves)])
 
 
 def _weights(tree: PyTree, stride: int | None) -> np.ndarray:
@@ -156,7 +164,7 @@ def find(state: PyTree) -> LiveState | None:
 
 
 def audited(
-    state: LiveState,
+    state: PyTree,
     *,
     learning_rate: float | None = None,
     schedule: Callable = np.ones_like,
@@ -168,7 +176,7 @@ def audited(
     """What the watched steps say: `fisher.audit` of the last `memory` of them.
 
     Args:
-        state: of `watch_stationarity`, on the host.
+        state: of `watch_stationarity`, on the host, or one that holds it, as that of `optax.apply_if_finite` around it.
         learning_rate: eta; None fits the one that explains the steps best.
         schedule: `schedule(k)`, what part of eta is used at step k, k = 1 for the first. Where it changes, the momentum is
             rescaled by its ratio; that part is counted as correction.
@@ -179,10 +187,15 @@ def audited(
         the first step has no predecessor and is left out. All NaN where nothing moved: there is no impulse to measure by.
 
     Raises:
-        InputError: fewer than three steps were seen.
+        InputError: fewer than three steps were seen; nothing in the state was watched; b1 outside [0, 1), eps below 0.
 
     Example: see `watch_stationarity`.
     """
+    seen = find(state)
+    checks.require(seen is not None, "state", type(state).__name__, "a state of watch_stationarity", "watch the run")
+    checks.require(0 <= b1 < 1, "b1", b1, "at least 0 and below 1", "0.9 is Adam's")
+    checks.require(eps >= 0, "eps", eps, "at least 0", "1e-8 is Adam's")
+    state = cast(LiveState, seen)
     n = int(state.count)
     checks.require(n >= 3, "state", f"{n} steps", "at least 3 steps", "run longer")
     k, v, gradient, inverse = _path(state, eps, exponent, bias_correction)
