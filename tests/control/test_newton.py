@@ -100,11 +100,11 @@ def test_it_saves_steps(float64):
     got = _unicycles(50.0, 50.0, 0.5, starts, np.zeros((16, 20, 2)))
     assert int(jnp.max(got.status)) == 0
     assert float(jnp.min(got.pivot)) > 0
-    assert float(jnp.mean(got.steps)) < 7  # 5.4; with shifts alone 9.2
+    assert float(jnp.mean(got.steps)) < 8.5  # 6.8; with shifts alone 10.1
 
 
 def test_wild_guesses_do_not_lead_astray(float64):
-    """A full step of the straight model is taken only where it keeps its promise; shortened ones lead to a path 200 times worse."""
+    """A full step of the straight model is taken only where it keeps its promise; shortened ones lead one of these to a saddle at -13742."""
     starts = [-1.0, -1.0, 1.0] + np.random.default_rng(0).normal(size=(32, 3))
     got = _unicycles(0.0, 100.0, 0.01, starts, 10 * np.random.default_rng(2).normal(size=(32, 20, 2)))
     assert int(jnp.max(got.status)) == 0

@@ -74,7 +74,7 @@ def watch_stationarity(
         b2: memory of the learning Lagrangian's metric, as in `fisher.audit`; the one part of it that is settled while the run is
             under way, the rest is said to `audited`.
         stride: every stride-th coordinate of each leaf is followed; 1 follows all; None about 128 in all, which tells a norm to 6 %.
-        memory: how many of the last steps are kept, each in 8 bytes a watched coordinate; None 1024 (1 MB at the default stride),
+        memory: how many of the last steps are kept, each in 8 bytes a watched coordinate (16 in double); None 1024 (1 MB at the default stride),
             or fewer where they would take more than 64 MB.
 
     Returns:
