@@ -18,6 +18,7 @@ from harness import Contender, Row, compare, options, save
 from learnlag_jax import fisher
 
 STEPS = 10  # the default `refresh`
+NAMES = {1: "shorter side", 2: "both sides"}
 
 
 def leaves(shapes, count: int) -> dict[str, jax.Array]:
@@ -51,50 +52,54 @@ def stepped(update: Callable, state, rows: list):
     return out, state
 
 
-def _turned(A, Q):
-    """One refresh of a basis: its products and its QR, and how well the old basis fits."""
-    AQ = A @ Q
-    fit, new = Q.T @ AQ, jnp.linalg.qr(AQ)[0]
-    return new, (new.T @ Q) ** 2, fit
+def product(a, b):
+    return jnp.matmul(a, b, precision="highest")
 
 
-def eigen_arithmetic(gradients):
-    """The matrix products of STEPS "eigen" updates with one refresh and nothing else, on the shorter side, one matrix after the other."""
+def bare(sides: int, turning: bool) -> Callable:
+    """The arithmetic of "eigen" and nothing else, one matrix after the other: moments of the sides, a product in on every
+    side, Adam's formula, a product back; and where the bases turn, their products and QR and both moments carried."""
 
-    def one(x):
-        m, n = x.shape
-        A = x @ x.T / n + jnp.eye(m)
-        P, carry, fit = _turned(A, jnp.eye(m))
+    def one(g, leaf):
+        m, v, *factors = leaf
+        for side, (A, Q) in enumerate(factors):
+            on = (lambda a, x: product(a, x)) if side == 0 else (lambda a, x: product(x, a.T))
+            A = 0.999 * A + 0.001 * (product(g, g.T) if side == 0 else product(g.T, g))
+            if turning:
+                AQ, old = product(A, Q), Q
+                Q = jnp.linalg.qr(AQ)[0]
+                R, fit = product(Q.T, old), product(old.T, AQ)
+                m, v = on(R, m), on(R * R, v)
+                A = A + 0 * fit[0, 0]
+            factors[side] = A, Q
+        h = product(factors[0][1].T, g)
+        h = product(h, factors[1][1]) if sides == 2 else h
+        m, v = 0.9 * m + 0.1 * h, 0.999 * v + 0.001 * h * h
+        u = product(factors[0][1], (m / 0.5) / (jnp.sqrt(v / 0.5) + 1e-8))
+        return product(u, factors[1][1].T) if sides == 2 else u, (m, v, *factors)
 
-        def step(state, _):
-            x, v, A = state
-            A = A + x @ x.T
-            g, m = P.T @ x, P.T @ v
-            return (P @ (m / (1 + jnp.abs(g))), v, A), None
+    def update(gradients, state):
+        out = {name: one(g, state[name]) for name, g in gradients.items()}
+        return {name: x[0] for name, x in out.items()}, {name: x[1] for name, x in out.items()}
 
-        return jax.tree.map(jnp.sum, (jax.lax.scan(step, (x, carry @ (x * x), A), length=STEPS)[0], fit))
-
-    return jax.tree.map(one, gradients)
+    return update
 
 
-def both_sides_arithmetic(gradients):
-    """The same on both sides."""
+def bare_ready(sides: int, rows: list) -> Ready:
+    """`bare` called as an optimiser is; its bases turn once in STEPS calls, by a program of its own."""
+    square = lambda d: (jnp.zeros((d, d)), jnp.eye(d))
+    start = time.perf_counter()
+    leaf = lambda x: (jnp.zeros_like(x), jnp.zeros_like(x), *map(square, x.shape[:sides]))
+    inner = {name: leaf(x) for name, x in rows[0].items()}
+    plain, turn = (jax.jit(bare(sides, turning)).lower(rows[0], inner).compile() for turning in (False, True))
+    took = time.perf_counter() - start
 
-    def one(x):
-        m, n = x.shape
-        A, B = x @ x.T / n + jnp.eye(m), x.T @ x / m + jnp.eye(n)
-        (P, carry_m, fit_m), (Q, carry_n, fit_n) = _turned(A, jnp.eye(m)), _turned(B, jnp.eye(n))
-        v = carry_m @ (x * x) @ carry_n.T
+    def update(gradients, state, _):
+        k, inner = state
+        out, inner = (turn if k % STEPS == 0 else plain)(gradients, inner)
+        return out, (k + 1, inner)
 
-        def step(state, _):
-            x, v, A, B = state
-            A, B = A + x @ x.T, B + x.T @ x
-            g, m = P.T @ (x @ Q), P.T @ (v @ Q)  # a gradient and a momentum into the bases, the step back
-            return (P @ (m / (1 + jnp.abs(g))) @ Q.T, v, A, B), None
-
-        return jax.tree.map(jnp.sum, (jax.lax.scan(step, (x, v, A, B), length=STEPS)[0], fit_m, fit_n))
-
-    return jax.tree.map(one, gradients)
+    return Ready(update, stepped(update, (0, inner), rows)[1], took)
 
 
 def one_sided_arithmetic(gradients):
@@ -117,11 +122,12 @@ def main() -> None:
     alone = fisher.FisherOptions(refresh=STEPS, skip_nonfinite=False)
     ours = fisher.FisherOptions(refresh=STEPS)
 
-    def contend(group, optimisers, gradients, **bare):
+    def contend(group, optimisers, gradients, sides=(), **alone):
         rows_of = [jax.tree.map(lambda g, k=k: g * (1 + 0.1 * k), gradients) for k in range(STEPS)]
         prepared = {name: ready(optimiser, rows_of) for name, optimiser in optimisers.items()}
+        prepared |= {f"arithmetic of eigen, {NAMES[n]}, alone": bare_ready(n, rows_of) for n in sides}
         contenders = [Contender(name, stepped, (r.update, r.state, rows_of), jit=False) for name, r in prepared.items()]
-        contenders += [Contender(name, run, (gradients,)) for name, run in bare.items()]
+        contenders += [Contender(name, run, (gradients,)) for name, run in alone.items()]
         found = compare(group, contenders, rounds=chosen.rounds)
         found = [row._replace(compile=prepared[row.name].seconds) if row.name in prepared else row for row in found]
         rows.extend(found)
@@ -147,11 +153,8 @@ def main() -> None:
             "eigen, both sides": fisher.scale_by_fisher("eigen", options=ours._replace(aspect=None)),
         },
         big,
-        **{
-            "products of one_sided alone": one_sided_arithmetic,
-            "products of eigen alone": eigen_arithmetic,
-            "products of eigen, both sides, alone": both_sides_arithmetic,
-        },
+        sides=(1, 2),
+        **{"products of one_sided alone": one_sided_arithmetic},
     )
     for side in [] if chosen.quick else [(384, 256), (512, 512)]:
         contend(
@@ -162,6 +165,7 @@ def main() -> None:
                 "eigen": fisher.scale_by_fisher("eigen", options=ours),
             },
             leaves([side], 4),
+            sides=(2,),
         )
     many = leaves([(64, 64), (64, 256), (256, 64), (64,), (256,)], 100)
     compiled = contend(

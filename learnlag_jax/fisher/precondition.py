@@ -4,10 +4,11 @@
 
 with a = -1/2 by default and both moments divided by 1 - b^k. Exponents are defined on F, not on its factors. Scaling the
 loss by c scales the update by c^(1 + 2a): -1/2 is the scale-free one; -1 is covariant under every linear change of
-parameters; the kinetic energy g' F^-1 g / (2 P) is invariant under all of them. Momentum is kept unrotated, so a change of
-basis carries it exactly; second moments are carried by `roots.transport`. Comes from: gradients of a loss. Goes to: an
-optax chain. Reference: MATH.md 7; eq. 31, 32; Vyas et al. 2024 (eigen), Gupta et al. 2018, Morwani et al. 2024 (kronecker),
-Jordan et al. 2024 (one_sided).
+parameters; the kinetic energy g' F^-1 g / (2 P) is invariant under all of them. Both moments live in the basis of their
+leaf, so that a step is Adam's between two products, in and back; when the basis turns by R, so does the momentum, exactly,
+and `roots.transport` carries the second moment. Comes from: gradients of a loss. Goes to: an optax chain. Reference:
+MATH.md 7; eq. 31, 32; Vyas et al. 2024 (eigen), Gupta et al. 2018, Morwani et al. 2024 (kronecker), Jordan et al. 2024
+(one_sided).
 """
 
 import jax
@@ -133,8 +134,9 @@ def _placed(like, leaves):
 
 def _empty_buckets(taken: list[layout.Seat]) -> tuple[Bucket, ...]:
     def bucket(d, kind, slots):
-        count = sum(count for _, _, count in slots)
-        return Bucket(jnp.zeros((count, d, d), kind), jnp.tile(jnp.eye(d, dtype=kind)[None], (count, 1, 1)))
+        counts = [count for _, _, count in slots]
+        bases = [jnp.tile(jnp.eye(d, dtype=kind), (count, 1)) for count in counts]
+        return Bucket(jnp.zeros((sum(counts), d, d), kind), tuple(bases))
 
     return tuple(bucket(d, kind, slots) for (d, kind), slots in layout.bucket_slots(taken).items())
 

@@ -9,12 +9,14 @@ Everything works on stacks (K, d, d), in float32 at least and at full matrix pre
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from learnlag_jax.fisher.moments import square
 from learnlag_jax.vocabulary import Array
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -39,9 +41,9 @@ def contract(spec: str, *stacks: Array) -> Array:
     return jnp.einsum(f"{batched}->k{output}", *stacks, precision=HIGHEST)
 
 
-def offset(i: int) -> Array:
-    """A place in a stack that XLA keeps as an array until it has chosen its kernels; see `picked`."""
-    return jax.lax.optimization_barrier(jnp.array([i, -1], jnp.int32))
+def offsets(starts: Iterable[int]) -> list[Array]:
+    """Places in a stack that XLA keeps as arrays until it has chosen its kernels; see `picked`."""
+    return jax.lax.optimization_barrier([np.array([i, -1], np.int32) for i in starts])
 
 
 def picked(stack: Array, first: Array, count: int) -> Array:
@@ -181,8 +183,13 @@ def spectrum(A: Array, Q: Array) -> Array:
     return jnp.maximum(w, w.shape[-1] * float(jnp.finfo(w.dtype).eps) * jnp.max(w, axis=-1, keepdims=True))
 
 
-def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:
-    """The variances of coordinates that were uncorrelated in the old basis, seen in the new: v_i <- sum_j |R_ij|^2 v_j.
+def turn(old: Array, new: Array) -> Array:
+    """R = Q_new^H Q_old, which takes coordinates in the old bases to coordinates in the new."""
+    return contract("ai,aj->ij", new.conj(), old)
+
+
+def transport(v: Array, turns: dict[int, Array]) -> Array:
+    """The variances of coordinates that were uncorrelated, after a turn R on every axis: v_i <- sum_j |R_ij|^2 v_j.
 
     Exact for a covariance that is diagonal in the old basis; keeps sum v; a permuted basis permutes v.
 
@@ -190,22 +197,10 @@ def transport(v: Array, old: dict[int, Array], new: dict[int, Array]) -> Array:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.fisher.roots import transport
         >>> swap = jnp.array([[[0.0, 1.0], [1.0, 0.0]]])
-        >>> transport(jnp.array([[3.0, 5.0]]), {0: jnp.eye(2)[None]}, {0: swap}).tolist()
+        >>> transport(jnp.array([[3.0, 5.0]]), {0: swap}).tolist()
         [[5.0, 3.0]]
     """
-    return carried(v, {axis: turn(old[axis], new[axis]) for axis in old})
-
-
-def turn(old: Array, new: Array) -> Array:
-    """|R_ij|^2 of the turn R from old bases to new."""
-    return jnp.abs(contract("ai,aj->ij", new.conj(), old)) ** 2
-
-
-def carried(v: Array, turns: dict[int, Array]) -> Array:
-    """`transport`, from the squared turns on every axis."""
-    for axis, squared in turns.items():
-        v = along(squared, v, axis)
-    return v
+    return rotate(v, {axis: square(R) for axis, R in turns.items()}, back=True)
 
 
 def kronecker_spectrum(w: dict[int, Array], shape: tuple[int, ...]) -> Array:
@@ -231,9 +226,9 @@ def kronecker_spectrum(w: dict[int, Array], shape: tuple[int, ...]) -> Array:
     return product
 
 
-def energy(squares: Array, F: Array) -> Array:
-    """x' F^-1 x for a diagonal F, from |x|^2; float32; directions without a second moment carry none."""
-    return jnp.sum(_divide(squares, F)).astype(jnp.float32)
+def energy(g: Array, F: Array) -> Array:
+    """g' F^-1 g for a diagonal F; float32; a direction without a second moment has no gradient either and carries none."""
+    return jnp.sum(square(g) / (F + jnp.finfo(F.dtype).tiny)).astype(jnp.float32)
 
 
 # p(x) = a x + b x^3 + c x^5: each is the minimax approximation of 1 on what the one before leaves of [3e-3, 1] (Amsel et

@@ -50,7 +50,8 @@ class Stack(NamedTuple):
         if len(self.places) == 1 or joined is None:
             return [joined] * len(self.places)
         rows, picked = self.seat.enter(joined), jax.jit(roots.picked, static_argnums=2)
-        return [seat.leave(picked(rows, roots.offset(i), 1)) for i, seat in enumerate(self.members)]
+        places = roots.offsets(range(len(self.members)))
+        return [seat.leave(picked(rows, i, 1)) for seat, i in zip(self.members, places, strict=True)]
 
 
 def stacks(seats: list[Seat]) -> list[Stack]:

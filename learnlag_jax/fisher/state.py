@@ -45,17 +45,18 @@ class FisherOptions(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """All factors of one side d: moments A and bases Q, both (K, d, d).
+    """All factors of one side d: their moments A as one stack, (sum K, d, d), and every leaf's bases Q, (K d, d), one below another.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.fisher import scale_by_fisher
-        >>> scale_by_fisher().init(jnp.zeros((3, 3))).factors[0].basis.shape
-        (2, 3, 3)
+        >>> factors = scale_by_fisher().init(jnp.zeros((3, 3))).factors
+        >>> factors[0].moment.shape, [Q.shape for Q in factors[0].bases]
+        ((2, 3, 3), [(3, 3), (3, 3)])
     """
 
     moment: Array
-    basis: Array
+    bases: tuple[Array, ...]
 
 
 class Diagnostics(NamedTuple):
@@ -98,9 +99,9 @@ class FisherState(NamedTuple):
 
     Attributes:
         count: int32, steps taken.
-        mu: running mean of the gradients, like the parameters.
-        nu: running second moment per coordinate (of the basis, for "eigen"), like the parameters, real, float32 at
-            least; None for leaves that need none.
+        mu: running mean of the gradients, like the parameters; where a leaf has bases, of its coordinates in them.
+        nu: running second moment per coordinate of the same, like the parameters, real, float32 at least; None for leaves
+            that need none.
         factors: one `Bucket` per factor side, in increasing order.
         diagnostics: `Diagnostics`.
 

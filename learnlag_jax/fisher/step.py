@@ -19,7 +19,7 @@ from learnlag_jax import checks, trees
 from learnlag_jax.fisher import roots
 from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
 from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
-from learnlag_jax.fisher.structure import DIAGONALISED, Seat, bucket_slots
+from learnlag_jax.fisher.structure import DIAGONALISED, FACTORED, Seat, bucket_slots
 from learnlag_jax.vocabulary import Array
 
 LONG, EVERY = 1 << 16, 16
@@ -57,14 +57,14 @@ class Step:
     def run(self, updates: Leaves, samples: Leaves | None, mu: Leaves, nu: Leaves):
         """(updates, mu, nu, buckets, diagnostics) after this step."""
         x = [None] * len(mu) if samples is None else _filled(samples, mu)
-        buckets = self._factors(updates, x, mu)
-        due = self._due()
-        buckets, v, measured = self._refreshed(due, buckets, nu)
-        bases, spectra = self._bases(buckets), self._spectra(buckets)
+        moments, due = self._factors(updates, x, mu), self._due()
+        bases, mu, nu, measured = self._refreshed(due, moments, mu, nu)
+        buckets = tuple(map(Bucket, moments, bases)) if self.slots else self.state.factors
+        turned, spectra = self._by_leaf(bases), self._spectra(moments, bases)
         leaf = self._shared(self._leaf, 0)
-        done = [leaf(*known) for known in zip(self.seats, updates, x, mu, v, bases, spectra, strict=True)]
-        out, m, v, squares, F = map(list, zip(*done, strict=True)) if done else [[]] * 5
-        kinetic = self._kinetic(due, updates, mu, squares, F, bases)
+        done = [leaf(*known) for known in zip(self.seats, updates, x, mu, nu, turned, spectra, strict=True)]
+        out, m, v, g, F = map(list, zip(*done, strict=True)) if done else [[]] * 5
+        kinetic = self._kinetic(due, updates, samples, mu, g, F)
         skipped = self.state.diagnostics.skipped
         if self.keep is not None:
             skipped = skipped + jnp.where(self.keep, 0, 1).astype(jnp.int32)
@@ -78,19 +78,18 @@ class Step:
         return jax.jit(lambda *known: work(*known), static_argnums=static)
 
     def _leaf(self, seat: Seat, u, x, mu: Array, nu: Array | None, basis, spectrum: Array | None):
-        """(update, mu, nu, |Q' g|^2 if at hand, F) of one leaf; one without a gradient keeps what it was."""
-        g, v, squares, keep = self._gradient(seat, u, mu), None, None, self._kept(seat)
+        """(update, mu, nu, g in a basis, F) of one leaf: rotate in, Adam, rotate back; without a gradient, what it was."""
+        g, keep, v = roots.rotate(self._gradient(seat, u, mu), basis), self._kept(seat), None
+        rotated = g if basis else None
+        if u is None:
+            return None, mu, nu, rotated, spectrum if nu is None else seat.enter(nu)
         m = moment(g, seat.enter(mu), self.b1, keep)
         if nu is not None:
-            seen = self._second(seat, lambda xi: square(roots.rotate(xi, basis)), u, x, mu)
-            v = moment(seen, seat.enter(nu), self.b2, keep)
-            # not of samples, which are not g; and where Q = I it is cheaper to square again than to keep it
-            squares = seen if x is None and basis else None
+            squares = lambda xi: square(roots.rotate(xi, basis))
+            v = moment(square(g) if x is None else self._second(seat, squares, u, x, mu), seat.enter(nu), self.b2, keep)
         F = spectrum if v is None else v
-        if u is None:
-            return None, mu, nu, squares, F
-        out = seat.leave(self._direction(seat, m, g, F, basis)).astype(u.dtype)
-        return out, seat.leave(m), None if v is None else seat.leave(v), squares, F
+        out = seat.leave(roots.rotate(self._direction(seat, m, g, F), basis, back=True)).astype(u.dtype)
+        return out, seat.leave(m), None if v is None else seat.leave(v), rotated, F
 
     def _kept(self, seat: Seat) -> Any:
         """What of a leaf moves: all of it if every gradient is finite; of a stack only what has a gradient."""
@@ -121,11 +120,11 @@ class Step:
             new = jnp.concatenate([one.astype(old.moment.dtype) for one in moments])
             seen = np.concatenate([np.repeat(self.seats[i].present, K) for i, _, K in slots])
             mixed = moment(new, old.moment, self.b2, self.keep)
-            return Bucket(mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment), old.basis)
+            return mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment)
 
         if not self.slots:
-            return self.state.factors
-        return tuple(bucket(old, slots) for old, slots in zip(self.state.factors, self.slots.values(), strict=True))
+            return []
+        return [bucket(old, slots) for old, slots in zip(self.state.factors, self.slots.values(), strict=True)]
 
     def _due(self) -> Array:
         """Refresh with the first step after every `refresh`; exact structures also with the very first."""
@@ -134,63 +133,71 @@ class Step:
         due = due & (self.count > (0 if at_start else self.options.refresh))
         return due if self.keep is None else due & self.keep
 
-    def _refreshed(self, due: Array, buckets, v: Leaves):
-        """One branch for everything: new bases, second moments carried over, and what the old bases missed."""
-        old = self.state.diagnostics
-        measured = (old.staleness, old.whitening, old.condition)
+    def _refreshed(self, due: Array, moments: list[Array], mu: Leaves, nu: Leaves):
+        """One branch for everything: new bases, both moments turned into them, and what the old bases missed."""
+        diagnostics = self.state.diagnostics
+        measured = (diagnostics.staleness, diagnostics.whitening, diagnostics.condition)
         if not self.slots:
-            return buckets, v, measured
-        turning = [i for i, seat in enumerate(self.seats) if seat.plan.kind == "eigen"]
-        carry = self._shared(lambda seat, vi, turn: seat.leave(roots.carried(seat.enter(vi), turn)), 0)
+            return [], mu, nu, measured
+        old = [bucket.bases for bucket in self.state.factors]
+        turning = [i for i, seat in enumerate(self.seats) if seat.plan.kind in FACTORED]
+        carry = self._shared(_carried, 0)
 
         def renew(operands):
-            buckets, carried, _ = operands
-            found = [roots.refreshed(b.moment, b.basis, self.options.basis) for b in buckets]
-            turns = self._per_leaf([roots.turn(b.basis, new.basis) for b, new in zip(buckets, found, strict=True)])
-            carried = [carry(self.seats[i], vi, turns[i]) for i, vi in zip(turning, carried, strict=True)]
-            renewed = tuple(Bucket(b.moment, new.basis) for b, new in zip(buckets, found, strict=True))
-            return renewed, carried, _worst([new.fit for new in found])
+            old, moving, _ = operands
+            found = [roots.refreshed(A, _stacked(Q), self.options.basis) for A, Q in zip(moments, old, strict=True)]
+            new = self._split([one.basis for one in found])
+            before, after = self._by_leaf(old), self._by_leaf(new)
+            moving = [carry(self.seats[i], *pair, before[i], after[i]) for i, pair in zip(turning, moving, strict=True)]
+            return new, moving, _worst([one.fit for one in found])
 
-        operands = (buckets, [v[i] for i in turning], measured)
-        buckets, carried, measured = jax.lax.cond(due, renew, lambda operands: operands, operands)
-        turned = dict(zip(turning, carried, strict=True))
-        return buckets, [turned.get(i, vi) for i, vi in enumerate(v)], measured
+        operands = (old, [(mu[i], nu[i]) for i in turning], measured)
+        bases, moved, measured = jax.lax.cond(due, renew, lambda operands: operands, operands)
+        turned = dict(zip(turning, moved, strict=True))
+        pairs = [turned.get(i, pair) for i, pair in enumerate(zip(mu, nu, strict=True))]
+        return bases, *map(list, zip(*pairs, strict=True)), measured
 
-    def _per_leaf(self, values):
-        """{axis: slice} for every leaf, from one array a bucket."""
-        found = [{} for _ in self.seats]
-        picked = self._shared(lambda count, value, first: roots.picked(value, first, count), 0)
-        for value, slots in zip(values, self.slots.values(), strict=True):
-            starts = np.cumsum([0, *(count for *_, count in slots)], dtype=np.int32)
-            for (i, axis, count), start in zip(slots, starts, strict=False):
-                found[i][axis] = picked(count, value, roots.offset(start))
+    def _split(self, stacks: list[Array]) -> list[tuple[Array, ...]]:
+        """One matrix for every leaf and axis, of all its rows, from one stack a bucket."""
+        picked = self._shared(lambda count, rows, first: roots.picked(rows, first, count), 0)
+
+        def split(stack, slots):
+            rows = stack.reshape(-1, stack.shape[-1])
+            counts = [count * (len(rows) // len(stack)) for *_, count in slots]
+            starts = roots.offsets(np.cumsum([0, *counts[:-1]]))
+            return tuple(picked(count, rows, first) for count, first in zip(counts, starts, strict=True))
+
+        return [split(stack, slots) for stack, slots in zip(stacks, self.slots.values(), strict=True)]
+
+    def _by_leaf(self, values: list[tuple[Array, ...]]) -> list[dict[int, Array]]:
+        """{axis: stack of its blocks} for every leaf, from the matrices of every bucket."""
+        found: list[dict[int, Array]] = [{} for _ in self.seats]
+        for matrices, slots in zip(values, self.slots.values(), strict=True):
+            for (i, axis, count), matrix in zip(slots, matrices, strict=True):
+                found[i][axis] = matrix.reshape(count, -1, matrix.shape[-1])
         return found
 
-    def _bases(self, buckets):
-        return self._per_leaf([bucket.basis for bucket in buckets] if self.slots else [])
-
-    def _spectra(self, buckets) -> Leaves:
+    def _spectra(self, moments: list[Array], bases: list[tuple[Array, ...]]) -> Leaves:
         """Eigenvalues of F in the basis, where F = L (x) R / tr L: the product over the axes, over tr^(r - 1)."""
         exact = lambda seat: seat.plan.kind in ("kronecker", "full")
         if not any(map(exact, self.seats)):
             return [None] * len(self.seats)
-        w = self._per_leaf([roots.spectrum(bucket.moment, bucket.basis) for bucket in buckets])
+        w = self._by_leaf(self._split([roots.spectrum(A, _stacked(Q)) for A, Q in zip(moments, bases, strict=True)]))
         return [
-            roots.kronecker_spectrum(wi, seat.shape) if exact(seat) else None
+            roots.kronecker_spectrum({axis: x[:, 0] for axis, x in wi.items()}, seat.shape) if exact(seat) else None
             for seat, wi in zip(self.seats, w, strict=True)
         ]
 
     # The step F^a m.
 
-    def _direction(self, seat: Seat, m: Array, g: Array, F: Any, basis) -> Array:
+    def _direction(self, seat: Seat, m: Array, g: Array, F: Any) -> Array:
+        """In the basis."""
         m, kind = self._mean(m, g), seat.plan.kind
         if kind not in ("one_sided", "none"):
-            m = fisher_power(roots.rotate(m, basis), self._corrected(F), self.exponent, self.eps)
+            m = fisher_power(m, self._corrected(F), self.exponent, self.eps)
         m = m if self.keep is None else jnp.where(self.keep, m, jnp.zeros_like(m))
         # what is linear or maps zero to zero comes last, so that the choice above fuses with the division
-        if kind == "one_sided":
-            return roots.one_sided(m, self.exponent, self.options.polar_steps)
-        return roots.rotate(m, basis, back=True)
+        return roots.one_sided(m, self.exponent, self.options.polar_steps) if kind == "one_sided" else m
 
     def _mean(self, m: Array, g: Array) -> Array:
         """The momentum, bias-corrected and looking one step ahead if asked."""
@@ -205,35 +212,54 @@ class Step:
     def _corrected(self, v: Array) -> Array:
         return v / self.c2.astype(v.dtype) if self.options.bias_correction else v
 
-    def _kinetic(self, due: Array, updates: Leaves, mu: Leaves, squares: Leaves, F: Leaves, bases) -> Array:
+    def _kinetic(
+        self, due: Array, updates: Leaves, samples: Leaves | None, mu: Leaves, rotated: Leaves, F: Leaves
+    ) -> Array:
         """(1/2P) g' F^-1 g, renewed once per refresh; F as it is stored, or the corrected one would be kept for this branch."""
         used = [i for i, seat in enumerate(self.seats) if seat.plan.kind in DIAGONALISED and mu[i].size]
         if not used:
             return self.state.diagnostics.kinetic
 
+        def gradient(i):
+            g = self._gradient(self.seats[i], updates[i], mu[i]) if rotated[i] is None else rotated[i]
+            return g if samples is None else jnp.where(F[i] > 0, g, jnp.zeros_like(g))  # samples may lack what g has
+
         def measure():
-            small = [i for i in used if not bases[i] and self.seats[i].spec is None and mu[i].size < trees.SMALL]
-            energy = self._shared(self._energy, 0)
-            alone = sorted(set(used) - set(small))
-            energies = [energy(self.seats[i], updates[i], mu[i], squares[i], F[i], bases[i]) for i in alone]
+            small = [i for i in used if self.seats[i].spec is None and mu[i].size < trees.SMALL]
+            energy = self._shared(_energy, 0)
+            energies = [energy(self.seats[i], gradient(i), F[i]) for i in sorted(set(used) - set(small))]
             for dtype in sorted({self.seats[i].dtype for i in small}):  # together, for the sake of compilation
                 same = [i for i in small if self.seats[i].dtype == dtype]
-                g = [self._gradient(self.seats[i], updates[i], mu[i]).ravel() for i in same]
-                squared = square(jnp.concatenate(g))
-                energies.append(roots.energy(squared, jnp.concatenate([F[i].ravel() for i in same])))
+                joined = [
+                    jnp.concatenate([x.ravel() for x in each]) for each in (map(gradient, same), [F[i] for i in same])
+                ]
+                energies.append(roots.energy(*joined))
             corrected = self.c2.astype(jnp.float32) if self.options.bias_correction else 1
             return functools.reduce(operator.add, energies) * corrected / (2 * sum(mu[i].size for i in used))
 
         when = due if self.slots else self.count % self.options.refresh == 0
         return jax.lax.cond(when, measure, lambda: self.state.diagnostics.kinetic)
 
-    def _energy(self, seat: Seat, u, mu: Array, squares: Array | None, F: Array, basis) -> Array:
-        """g' F^-1 g of one leaf; of a long elementwise one every 16th row stands for all, or a diagnostic would cost a step."""
-        g = self._gradient(seat, u, mu)
-        if squares is None and not basis and seat.spec is None and g.size > LONG and len(g) >= EVERY:
-            some, part = slice(None, None, EVERY), g[::EVERY].size
-            return roots.energy(square(g[some]), F[some]) * jnp.float32(g.size / part)
-        return roots.energy(square(roots.rotate(g, basis)) if squares is None else squares, F)
+
+def _energy(seat: Seat, g: Array, F: Array) -> Array:
+    """g' F^-1 g of one leaf; of a long elementwise one every 16th row stands for all, or a diagnostic would cost a step."""
+    if seat.plan.kind == "diagonal" and seat.spec is None and g.size > LONG and len(g) >= EVERY:
+        part = g[::EVERY]
+        return roots.energy(part, F[::EVERY]) * jnp.float32(g.size / part.size)
+    return roots.energy(g, F)
+
+
+def _stacked(bases: tuple[Array, ...]) -> Array:
+    """(sum K, d, d) of all leaves' bases."""
+    d = bases[0].shape[-1]
+    return jnp.concatenate(bases).reshape(-1, d, d)
+
+
+def _carried(seat: Seat, mu: Array, nu: Array | None, old: dict[int, Array], new: dict[int, Array]):
+    """Both moments of a leaf, turned from the old bases into the new."""
+    turns = {axis: roots.turn(old[axis], new[axis]) for axis in new}
+    m = seat.leave(roots.rotate(seat.enter(mu), turns, back=True))
+    return m, None if nu is None else seat.leave(roots.transport(seat.enter(nu), turns))
 
 
 def _filled(samples: Leaves, mu: Leaves) -> Leaves:
