@@ -138,7 +138,7 @@ def _empty_buckets(taken: list[layout.Seat]) -> tuple[Bucket, ...]:
         bases = [jnp.tile(jnp.eye(d, dtype=kind), (count, 1)) for count in counts]
         return Bucket(jnp.zeros((sum(counts), d, d), kind), tuple(bases))
 
-    return tuple(bucket(d, kind, slots) for (d, kind), slots in layout.bucket_slots(taken).items())
+    return tuple(bucket(d, kind, slots) for (d, kind, _), slots in layout.bucket_slots(taken).items())
 
 
 def _source(fisher: str, updates, fisher_grads):

@@ -45,7 +45,7 @@ class FisherOptions(NamedTuple):
 
 
 class Bucket(NamedTuple):
-    """All factors of one side d: their moments A as one stack, (sum K, d, d), and every leaf's bases Q, (K d, d), one below another.
+    """Factors of one side d: their moments A as one stack, (sum K, d, d), and of every leaf its bases Q, (K d, d).
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,7 +102,7 @@ class FisherState(NamedTuple):
         mu: running mean of the gradients, like the parameters; where a leaf has bases, of its coordinates in them.
         nu: running second moment per coordinate of the same, like the parameters, real, float32 at least; None for leaves
             that need none.
-        factors: one `Bucket` per factor side, in increasing order.
+        factors: a `Bucket` for every factor side, in increasing order; sides above 128 may have several.
         diagnostics: `Diagnostics`.
 
     Example:

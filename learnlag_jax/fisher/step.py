@@ -142,10 +142,11 @@ class Step:
         old = [bucket.bases for bucket in self.state.factors]
         turning = [i for i, seat in enumerate(self.seats) if seat.plan.kind in FACTORED]
         carry = self._shared(_carried, 0)
+        refresh = self._shared(lambda A, Q: roots.refreshed(A, _stacked(Q), self.options.basis))
 
         def renew(operands):
             old, moving, _ = operands
-            found = [roots.refreshed(A, _stacked(Q), self.options.basis) for A, Q in zip(moments, old, strict=True)]
+            found = [refresh(A, Q) for A, Q in zip(moments, old, strict=True)]
             new = self._split([one.basis for one in found])
             before, after = self._by_leaf(old), self._by_leaf(new)
             moving = [carry(self.seats[i], *pair, before[i], after[i]) for i, pair in zip(turning, moving, strict=True)]

@@ -18,6 +18,7 @@ from learnlag_jax.vocabulary import Array, PyTree
 STRUCTURES = ("eigen", "diagonal", "kronecker", "one_sided", "full", "none")
 FACTORED = ("eigen", "kronecker", "full")  # carry factors
 DIAGONALISED = ("diagonal", *FACTORED)  # have a running F that is diagonal in some basis
+NARROW, ROOM = 128, 1 << 18
 Rule = Callable[[str, tuple[int, ...]], str]
 
 
@@ -204,8 +205,11 @@ def explicit_spec(x):
     return sharding.spec
 
 
-def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str], list[tuple[int, int, int]]]:
-    """(side d, dtype) -> [(leaf, axis, K)]: all factors of one side and dtype live in one (sum K, d, d) stack.
+def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str, int], list[tuple[int, int, int]]]:
+    """(side d, dtype, number) -> [(leaf, axis, K)]: factors of one side and dtype are worked on as one (sum K, d, d) stack.
+
+    One to compile for all of them; but where a QR takes long, products of another stack run beside it, so that wide ones
+    share a stack only up to ROOM entries.
 
     Example:
         >>> import jax.numpy as jnp
@@ -213,13 +217,19 @@ def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str], list[tuple[int, int
         >>> leaves = [jnp.zeros(s) for s in ((3, 5), (5, 5))]
         >>> plans = [plan_leaf("eigen", x.shape, max_size=64, block_size=None, merge=True) for x in leaves]
         >>> bucket_slots(seats(plans, leaves, [jnp.dtype("float32")] * 2))
-        {(3, 'float32'): [(0, 0, 1)], (5, 'float32'): [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
+        {(3, 'float32', 0): [(0, 0, 1)], (5, 'float32', 0): [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
     """
-    slots: dict[tuple[int, str], list[tuple[int, int, int]]] = {}
+    slots: dict[tuple[int, str, int], list[tuple[int, int, int]]] = {}
+    number: dict[tuple[int, str], int] = {}
     for i, seat in enumerate(taken):
         if seat.plan.kind in FACTORED:
             for axis, d in zip(seat.plan.axes, seat.plan.sizes, strict=True):
-                slots.setdefault((d, seat.dtype), []).append((i, axis, seat.shape[0]))
+                side = (d, seat.dtype)
+                last = number.setdefault(side, 0)
+                held = sum(K for *_, K in slots.get((*side, last), []))
+                if held and d > NARROW and (held + seat.shape[0]) * d * d > ROOM:
+                    number[side] += 1
+                slots.setdefault((*side, number[side]), []).append((i, axis, seat.shape[0]))
     return dict(sorted(slots.items()))
 
 

@@ -222,6 +222,17 @@ def test_the_momentum_is_the_running_mean_however_often_its_basis_turns(float64,
         assert float(jnp.max(jnp.abs(unturned - state.mu))) > 0.1  # the bases are not the identity
 
 
+def test_wide_factors_share_stacks_only_up_to_their_room(float64):
+    """Five sides of 300 make three stacks, sides of 2 one; every leaf gets what it gets alone."""
+    grads = [{name: normal((300, 2), 7 * k + i) for i, name in enumerate("abcde")} for k in range(5)]
+    optimiser = scale_by_fisher("kronecker", options=FisherOptions(refresh=2))
+    u, state = last(optimiser, grads)
+    assert [bucket.moment.shape for bucket in state.factors] == [(5, 2, 2), (2, 300, 300), (2, 300, 300), (1, 300, 300)]
+    alone = {name: last(optimiser, [g[name] for g in grads])[0] for name in "abcde"}
+    assert_close(u, alone, ulps=1e6)
+    assert float(jnp.max(jnp.abs(u["b"] - u["c"]))) > 0.1
+
+
 def test_directions_that_the_samples_never_saw_carry_no_energy(float64):
     g, seen = jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [3.0, 0.0]])
     optimiser = scale_by_fisher("diagonal", fisher="per_example", b2=0.9, options=FisherOptions(refresh=1))
