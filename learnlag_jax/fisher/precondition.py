@@ -13,6 +13,7 @@ MATH.md 7; eq. 31, 32; Vyas et al. 2024 (eigen), Gupta et al. 2018, Morwani et a
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from learnlag_jax import checks
@@ -55,7 +56,7 @@ def scale_by_fisher(
         Under `vmap` keep `count` unbatched, or every step pays for a refresh.
 
     Raises:
-        InputError: unknown structure or source, or `fisher_grads` missing, at trace time.
+        InputError: unknown structure or source, or a decay or option out of its range; `fisher_grads` missing, at trace time.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -67,12 +68,7 @@ def scale_by_fisher(
 
     Reference: MATH.md 7; eq. 31, 32.
     """
-    checks.require(fisher in SOURCES, "fisher", repr(fisher), "one of " + ", ".join(SOURCES), "choose one")
-    checks.require(options.basis in ("qr", "eigh"), "basis", repr(options.basis), "'qr' or 'eigh'", "choose one")
-    checks.require(
-        options.aspect is None or options.aspect >= 1, "aspect", options.aspect, "None or at least 1", "2 is a good one"
-    )
-    checks.require(options.refresh >= 1, "refresh", options.refresh, "at least 1", "refresh every step at most")
+    _require(fisher, {"b1": b1, "b2": b2}, options)
     limits = {
         "max_size": options.max_size,
         "block_size": options.block_size,
@@ -123,6 +119,21 @@ def scale_by_fisher(
         return put(out), FisherState(step.count, *moments, buckets, diagnostics)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _require(fisher: str, decays: dict, options: FisherOptions) -> None:
+    """What can be known to be wrong before any gradient is seen; a decay that is an array is not looked at."""
+    checks.require(fisher in SOURCES, "fisher", repr(fisher), "one of " + ", ".join(SOURCES), "choose one")
+    checks.require(options.basis in ("qr", "eigh"), "basis", repr(options.basis), "'qr' or 'eigh'", "choose one")
+    for name, decay in decays.items():
+        fits = not isinstance(decay, (int, float)) or 0 <= decay < 1
+        checks.require(fits, name, decay, "a decay in [0, 1)", "0.9 is a common one; 1 would never take a gradient in")
+    for name in ("refresh", "max_size", "polar_steps"):
+        value = getattr(options, name)
+        fits = isinstance(value, (int, np.integer)) and value >= 1
+        checks.require(fits, name, repr(value), "an integer, at least 1", "see FisherOptions for its default")
+    fits = options.aspect is None or (isinstance(options.aspect, (int, float)) and options.aspect >= 1)
+    checks.require(fits, "aspect", repr(options.aspect), "None or a number, at least 1", "2 is a good one")
 
 
 def _placed(like, leaves):

@@ -104,3 +104,22 @@ def test_equipartition_holds_to_the_digit_where_every_gradient_is_one_deviation(
     optimiser = scale_by_fisher("diagonal", options=FisherOptions(refresh=1))
     _, state = optimiser.update(g, optimiser.init(g))
     assert float(state.diagnostics.kinetic) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("b1", 1.0),
+        ("b2", 1.0),
+        ("b2", -0.1),
+        ("refresh", 0),
+        ("refresh", 1.5),
+        ("polar_steps", 0),
+        ("aspect", 0.5),
+        ("aspect", "x"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(name, wrong):
+    known = {"options": FisherOptions(**{name: wrong})} if name in FisherOptions._fields else {name: wrong}
+    with pytest.raises(InputError, match=f"^{name}: got {wrong!r}"):
+        scale_by_fisher(**known)
