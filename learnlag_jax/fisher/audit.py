@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.fisher.scores import example_count
+from learnlag_jax.fisher.scores import example_count, wide_dtype
 from learnlag_jax.vocabulary import Array, PyTree
 
 
@@ -118,7 +118,7 @@ def audit(
     """The stationarity residual of a recorded run under the learning Lagrangian with the diagonal batch Fisher.
 
     Args:
-        run: from `record`.
+        run: from `record`; half precision is audited in float32, and a step that it rounded away was not taken.
         learning_rate: eta; None fits the one that explains the run best (least squares), so that an optimiser is not
             blamed for a different scale.
         b1, b2, eps: friction, memory of the Fisher estimate, and what is added to its root, as in Adam.
@@ -151,8 +151,8 @@ def audit(
     checks.require(
         not jnp.iscomplexobj(q), "run", q.dtype, "real positions", "audit real and imaginary parts as parameters"
     )
-    g = jax.vmap(lambda tree: trees.ravel(tree)[0])(run.gradients).astype(q.dtype)
-    kind = q.dtype
+    kind = wide_dtype(q)  # where b2 does not round to 1
+    q, g = q.astype(kind), jax.vmap(lambda tree: trees.ravel(tree)[0])(run.gradients).astype(kind)
     b1, b2, eps, exponent = (jnp.asarray(x, kind) for x in (b1, b2, eps, exponent))
     k = jnp.arange(1, n + 1, dtype=kind)
     c = 1 - b1**k if bias_correction else jnp.ones_like(k)

@@ -144,6 +144,18 @@ def test_adams_residual_does_not_depend_on_the_units_of_the_loss(float64, scale)
     assert_close(found.relative, reference.relative, ulps=1e7)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_run_in_half_precision_is_audited_in_single(dtype):
+    """b2 = 0.999 rounds to 1 in bfloat16, and 0 / 0 was the answer."""
+    loss = lambda q, _: jnp.sum(q**4) / 4
+    with jax.numpy_dtype_promotion("standard"):
+        run = record(loss, optax.adam(0.125), jnp.array([1.0, -2.0, 3.0], dtype), jnp.zeros((8, 1), dtype))
+    assert run.positions.dtype == dtype
+    seen = audit(run)
+    assert_close(seen, audit(jax.tree.map(lambda x: x.astype(jnp.float32), run)))
+    assert 0 < float(seen.relative) < 1
+
+
 def test_a_short_run_is_refused():
     with pytest.raises(InputError, match="at least 3"):
         audit(run_of(optax.sgd(1e-3), steps=2))
