@@ -29,7 +29,7 @@ def moment(new: Array, old: Array, decay, keep: Array | None = None) -> Array:
 
 
 def correction(decay, count) -> Array:
-    """1 - b^k in the widest float, so that b^k does not round to 1."""
+    """1 - b^k in float32 at least, so that b^k does not round to 1."""
     base = jnp.asarray(decay)
     return 1 - jax.lax.pow(base.astype(wide_dtype(base)), count)
 

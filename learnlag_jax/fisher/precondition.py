@@ -43,7 +43,8 @@ def scale_by_fisher(
     Args:
         structure: "eigen" (running second moment in the Kronecker eigenbasis), "diagonal" (Adam), "kronecker"
             (F = L (x) R / tr L), "one_sided" (polar factor of the momentum), "full", "none", or a rule
-            `rule(path, shape) -> name`. A leaf that cannot carry the structure (a vector, a long axis) is diagonal.
+            `rule(path, shape) -> name`. A leaf without an axis that can carry a factor is diagonal;
+            a vector under "kronecker" is "full".
         exponent: a, a float or a scalar array, so it can be injected and scheduled.
         fisher: whose second moment: "batch" the gradients themselves (as Adam), "per_example" or "sampled" those passed
             as `update(..., fisher_grads=...)`, like the gradients with a leading example axis.
@@ -53,7 +54,7 @@ def scale_by_fisher(
 
     Returns:
         An optax `GradientTransformationExtraArgs`. Updates keep the gradient's dtype; the state is float32 at least.
-        Under `vmap` keep `count` unbatched, or every step pays for a refresh.
+        Under `vmap` every step pays for a refresh, unless `skip_nonfinite=False` and `count` is kept unbatched.
 
     Raises:
         InputError: unknown structure or source, or a decay or option out of its range; `fisher_grads` missing, at trace time.

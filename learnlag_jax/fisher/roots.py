@@ -227,7 +227,7 @@ def kronecker_spectrum(w: dict[int, Array], shape: tuple[int, ...]) -> Array:
 
 
 def energy(g: Array, F: Array) -> Array:
-    """g' F^-1 g for a diagonal F; float32; a direction without a second moment has no gradient either and carries none."""
+    """g' F^-1 g for a diagonal F; float32; a direction without a second moment is one without gradient, and carries none."""
     return jnp.sum(square(g) / (F + jnp.finfo(F.dtype).tiny)).astype(jnp.float32)
 
 

@@ -14,7 +14,8 @@ class FisherOptions(NamedTuple):
     """Static choices of `scale_by_fisher`: integers, names and switches, so that floats alone are injected.
 
     Attributes:
-        refresh: steps between refreshes of the bases; the first `refresh` steps of "eigen" equal Adam's.
+        refresh: steps between refreshes of the bases; the first `refresh` steps of "eigen" equal Adam's (unless another leaf
+            is "kronecker" or "full": then all bases turn with the first step).
         basis: "qr", one warm-started QR step per refresh, or "eigh", exact.
         max_size: an axis longer than this carries no factor; "full" applies to leaves up to this size.
         aspect: in "eigen", a side of a matrix more than so many times as long as the other carries no factor either: the cost of a
@@ -23,7 +24,7 @@ class FisherOptions(NamedTuple):
         merge: merge neighbouring dimensions into the most nearly square matrix.
         bias_correction: divide the moments by 1 - b^k.
         nesterov: look one step ahead with the momentum, as `optax.nadam`.
-        skip_nonfinite: a step with a NaN or infinity in any gradient changes nothing and is counted.
+        skip_nonfinite: a step with a NaN or infinity in any gradient (or in `fisher_grads`) changes nothing and is counted.
         polar_steps: matrix-product steps of the polar factor in "one_sided"; 5 leave 0.5 %, 6 rounding.
 
     Example:
@@ -102,7 +103,7 @@ class FisherState(NamedTuple):
         mu: running mean of the gradients, like the parameters; where a leaf has bases, of its coordinates in them.
         nu: running second moment per coordinate of the same, like the parameters, real, float32 at least; None for leaves
             that need none.
-        factors: a `Bucket` for every factor side, in increasing order; sides above 128 may have several.
+        factors: a `Bucket` for every factor side and dtype, in increasing order; sides above 128 may have several.
         diagnostics: `Diagnostics`.
 
     Example:

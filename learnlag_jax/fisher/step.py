@@ -239,6 +239,7 @@ class Step:
             return functools.reduce(operator.add, energies) * corrected / (2 * sum(mu[i].size for i in used))
 
         when = due if self.slots else self.count % self.options.refresh == 0
+        when = when if self.keep is None else when & self.keep
         return jax.lax.cond(when, measure, lambda: self.state.diagnostics.kinetic)
 
 

@@ -63,7 +63,7 @@ def test_each_workload_has_its_own_reference_and_one_seed_no_interval():
         ("10", "10", "reference"),
         ("10", "10", "1"),
         ("not reached", ">= 10", "reference"),
-        ("not reached", ">= 10", "about 1"),
+        ("not reached", ">= 10", "neither reached it"),
     ]
     late = standings.stand(
         [entry("a", [3, 0.5, 0]), entry("a", [3, 2, 0.5], workload="z"), entry("b", [3, 2, 0.5], workload="z")], 20

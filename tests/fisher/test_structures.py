@@ -242,6 +242,20 @@ def test_directions_that_the_samples_never_saw_carry_no_energy(float64):
     )  # g_1^2 / F_11 / (2 P), F_11 = (1 + 9) / 2
 
 
+@pytest.mark.parametrize("structure", ["diagonal", "eigen"])
+@pytest.mark.parametrize("good", [0, 2])
+def test_a_skipped_step_leaves_the_energy_that_was_measured(structure, good):
+    """Also where a measurement is due at that very count: of a vector after 2 steps, and before the first."""
+    g = jnp.ones(3, jnp.float32)
+    optimiser = scale_by_fisher(structure, options=FisherOptions(refresh=2))
+    state = optimiser.init(g)
+    for _ in range(good):
+        _, state = optimiser.update(g, state)
+    _, after = optimiser.update(g.at[0].set(jnp.nan), state)
+    assert_close(after.diagnostics.kinetic, jnp.float32(good / 4), ulps=1e3)  # 1/2 where F = g g'
+    assert int(after.diagnostics.skipped) == 1
+
+
 def test_a_tree_without_leaves_has_a_state_that_stays(float64):
     optimiser = scale_by_fisher()
     state = optimiser.init({})

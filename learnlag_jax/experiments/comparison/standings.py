@@ -21,6 +21,7 @@ from learnlag_jax.experiments.comparison.kept import Result, first_crossing, los
 
 R_MAX = 4.0
 BOUND = {(False, False): "", (True, False): ">= ", (False, True): "<= ", (True, True): "about "}
+NEITHER = "neither reached it"
 
 
 class Entry(NamedTuple):
@@ -36,7 +37,8 @@ class Entry(NamedTuple):
 class Standing(NamedTuple):
     """An entry's times to one target; `None` in `ratio` for the first optimiser of the configuration.
 
-    `bound`: what the ratio is where trials did not get there: ">= " (its own), "<= " (the reference's) or "about " (both).
+    `bound`: what the ratio is where trials did not get there: ">= " (its own), "<= " (the reference's), "about " (of both
+    some), or NEITHER, where no trial of either did and there is nothing to compare.
     """
 
     entry: Entry
@@ -60,7 +62,8 @@ def stand(entries: Sequence[Entry], budget: int) -> list[Standing]:
                 apart = entry is not reference and len(times) == len(others)
                 ratio = fermat.learning_time_ratio(*_arrays(times), *_arrays(others), float(budget)) if apart else None
                 seconds = tuple(first_crossing(r, target, r.seconds) for r in entry.results)
-                bound = BOUND[math.inf in times, math.inf in others]
+                some = any(map(math.isfinite, (*times, *others)))
+                bound = BOUND[math.inf in times, math.inf in others] if some else NEITHER
                 found.append(Standing(entry, target, times, seconds, jax.tree.map(np.asarray, summary), ratio, bound))
     return found
 
@@ -115,7 +118,8 @@ def times_table(standings: Sequence[Standing], budget: int) -> Table:
     def row(s: Standing):
         several, missed = len(s.times) > 1, math.inf in s.times
         within = lambda ends: f" [{' to '.join(f'{float(x):.4g}' for x in ends)}]" if several else ""
-        ratio = f"{s.bound}{float(s.ratio.value):.4g}{within(s.ratio.interval)}" if s.ratio else "reference"
+        value = lambda ratio: f"{s.bound}{float(ratio.value):.4g}{within(ratio.interval)}"
+        ratio = "reference" if s.ratio is None else NEITHER if s.bound == NEITHER else value(s.ratio)
         mean = f"{'>= ' * missed}{float(s.summary.restricted_mean):.4g}{within(s.summary.restricted_mean_interval)}"
         count = f"{sum(map(math.isfinite, s.times))} of {len(s.times)}"
         median = _median(s, budget) if several else _steps(s.summary.median)
