@@ -18,7 +18,8 @@ from learnlag_jax.vocabulary import Array, PyTree
 STRUCTURES = ("eigen", "diagonal", "kronecker", "one_sided", "full", "none")
 FACTORED = ("eigen", "kronecker", "full")  # carry factors
 DIAGONALISED = ("diagonal", *FACTORED)  # have a running F that is diagonal in some basis
-NARROW, ROOM = 128, 1 << 18
+Slot = tuple[int, int, int]
+NARROW, ROOM, LANES = 128, 1 << 18, 8
 Rule = Callable[[str, tuple[int, ...]], str]
 
 
@@ -205,11 +206,8 @@ def explicit_spec(x):
     return sharding.spec
 
 
-def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str, int], list[tuple[int, int, int]]]:
-    """(side d, dtype, number) -> [(leaf, axis, K)]: factors of one side and dtype are worked on as one (sum K, d, d) stack.
-
-    One to compile for all of them; but where a QR takes long, products of another stack run beside it, so that wide ones
-    share a stack only up to ROOM entries.
+def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str, int], list[Slot]]:
+    """(side d, dtype, number) -> its slots (leaf, axis, K): factors that are worked on as one (sum K, d, d) stack.
 
     Example:
         >>> import jax.numpy as jnp
@@ -219,18 +217,29 @@ def bucket_slots(taken: list[Seat]) -> dict[tuple[int, str, int], list[tuple[int
         >>> bucket_slots(seats(plans, leaves, [jnp.dtype("float32")] * 2))
         {(3, 'float32', 0): [(0, 0, 1)], (5, 'float32', 0): [(0, 1, 1), (1, 0, 1), (1, 1, 1)]}
     """
-    slots: dict[tuple[int, str, int], list[tuple[int, int, int]]] = {}
-    number: dict[tuple[int, str], int] = {}
+    slots: dict[tuple[int, str], list[Slot]] = {}
     for i, seat in enumerate(taken):
         if seat.plan.kind in FACTORED:
             for axis, d in zip(seat.plan.axes, seat.plan.sizes, strict=True):
-                side = (d, seat.dtype)
-                last = number.setdefault(side, 0)
-                held = sum(K for *_, K in slots.get((*side, last), []))
-                if held and d > NARROW and (held + seat.shape[0]) * d * d > ROOM:
-                    number[side] += 1
-                slots.setdefault((*side, number[side]), []).append((i, axis, seat.shape[0]))
-    return dict(sorted(slots.items()))
+                slots.setdefault((d, seat.dtype), []).append((i, axis, seat.shape[0]))
+    return {(*side, k): part for side, found in sorted(slots.items()) for k, part in enumerate(_parts(side[0], found))}
+
+
+def _parts(d: int, slots: list[Slot]) -> list[list[Slot]]:
+    """Those of one side in stacks: one to compile, for narrow ones.
+
+    Wide ones come in several, of ROOM entries if that makes no more than about LANES: the QR of one, which takes long and
+    one core, then runs beside products of another.
+    """
+    if d <= NARROW:
+        return [slots]
+    room, parts = max(ROOM // d**2, math.ceil(sum(K for *_, K in slots) / LANES)), [slots[:1]]
+    for slot in slots[1:]:
+        held = sum(K for *_, K in parts[-1])
+        if held + slot[-1] > room:
+            parts.append([])
+        parts[-1].append(slot)
+    return parts
 
 
 def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from learnlag_jax import InputError
 from learnlag_jax.fisher import FisherOptions, preset, roots, scale_by_fisher
-from learnlag_jax.fisher.structure import plan_leaf, unview, view
+from learnlag_jax.fisher.structure import bucket_slots, plan_leaf, seats, unview, view
 from learnlag_jax.testing import assert_close
 from tests.compiling import AS_USERS
 
@@ -240,6 +240,18 @@ def test_directions_that_the_samples_never_saw_carry_no_energy(float64):
     assert_close(
         state.diagnostics.kinetic, jnp.float32(1 / 5 / 4), ulps=1e2
     )  # g_1^2 / F_11 / (2 P), F_11 = (1 + 9) / 2
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "held"),
+    [(128, 40, [40]), (160, 12, [10, 2]), (300, 5, [2, 2, 1]), (300, 30, [4] * 7 + [2]), (600, 3, [1, 1, 1])],
+)
+def test_wide_factors_make_a_few_stacks_and_narrow_ones_one(side, count, held):
+    leaves = [jnp.zeros((side, 2))] * count
+    plan = plan_leaf("kronecker", (side, 2), max_size=1024, block_size=None, merge=True)
+    slots = bucket_slots(seats([plan] * count, leaves, [jnp.dtype("float32")] * count))
+    assert [len(part) for (d, *_), part in slots.items() if d == side] == held
+    assert [i for (d, *_), part in slots.items() if d == side for i, _, _ in part] == list(range(count))
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "eigen"])
