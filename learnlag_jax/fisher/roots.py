@@ -9,7 +9,6 @@ Everything works on stacks (K, d, d), in float32 at least and at full matrix pre
 """
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -39,20 +38,6 @@ def contract(spec: str, *stacks: Array) -> Array:
     inputs, output = spec.split("->")
     batched = ",".join("k" + letters for letters in inputs.split(","))
     return jnp.einsum(f"{batched}->k{output}", *stacks, precision=HIGHEST)
-
-
-def offsets(starts: Iterable[int]) -> list[Array]:
-    """Places in a stack that XLA keeps as arrays until it has chosen its kernels; see `picked`."""
-    return jax.lax.optimization_barrier([np.array([i, -1], np.int32) for i in starts])
-
-
-def picked(stack: Array, first: Array, count: int) -> Array:
-    """stack[first[0] : first[0] + count], where XLA cannot know `first`: one kernel for all offsets.
-
-    XLA on CPU compiles a kernel for every constant offset: for the bases of 60 matrices that was half the compile time of
-    "eigen". It would also compile one for every scalar, but not for every array of several values: hence `first`.
-    """
-    return jax.lax.dynamic_slice_in_dim(stack, first[0], count, allow_negative_indices=False)
 
 
 def axis_moment(x: Array, axis: int) -> Array:

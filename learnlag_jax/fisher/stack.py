@@ -11,10 +11,9 @@ cores). Comes from: seats. Goes to: `precondition`, `step`. Not public.
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from learnlag_jax.fisher import roots
+from learnlag_jax.fisher.factors import parted
 from learnlag_jax.fisher.structure import Seat
 from learnlag_jax.vocabulary import Array
 
@@ -49,9 +48,8 @@ class Stack(NamedTuple):
         """The leaves again."""
         if len(self.places) == 1 or joined is None:
             return [joined] * len(self.places)
-        rows, picked = self.seat.enter(joined), jax.jit(roots.picked, static_argnums=2)
-        places = roots.offsets(range(len(self.members)))
-        return [seat.leave(picked(rows, i, 1)) for seat, i in zip(self.members, places, strict=True)]
+        pieces = parted(self.seat.enter(joined), [1] * len(self.members))
+        return [seat.leave(piece) for seat, piece in zip(self.members, pieces, strict=True)]
 
 
 def stacks(seats: list[Seat]) -> list[Stack]:

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.fisher import roots
+from learnlag_jax.fisher import factors, roots
 from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
 from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
 from learnlag_jax.fisher.structure import DIAGONALISED, FACTORED, Seat, bucket_slots
@@ -60,7 +60,7 @@ class Step:
         moments, due = self._factors(updates, x, mu), self._due()
         bases, mu, nu, measured = self._refreshed(due, moments, mu, nu)
         buckets = tuple(map(Bucket, moments, bases)) if self.slots else self.state.factors
-        turned, spectra = self._by_leaf(bases), self._spectra(moments, bases)
+        turned, spectra = factors.by_leaf(bases, self.slots, len(mu)), self._spectra(moments, bases)
         leaf = self._shared(self._leaf, 0)
         done = [leaf(*known) for known in zip(self.seats, updates, x, mu, nu, turned, spectra, strict=True)]
         out, m, v, g, F = map(list, zip(*done, strict=True)) if done else [[]] * 5
@@ -131,6 +131,9 @@ class Step:
         at_start = any(seat.plan.kind in ("kronecker", "full") for seat in self.seats)
         due = (self.count - 1) % self.options.refresh == 0
         due = due & (self.count > (0 if at_start else self.options.refresh))
+        return self._unless_skipped(due)
+
+    def _unless_skipped(self, due: Array) -> Array:
         return due if self.keep is None else due & self.keep
 
     def _refreshed(self, due: Array, moments: list[Array], mu: Leaves, nu: Leaves):
@@ -141,16 +144,16 @@ class Step:
             return [], mu, nu, measured
         old = [bucket.bases for bucket in self.state.factors]
         turning = [i for i, seat in enumerate(self.seats) if seat.plan.kind in FACTORED]
-        carry = self._shared(_carried, 0)
-        refresh = self._shared(lambda A, Q: roots.refreshed(A, _stacked(Q), self.options.basis))
+        carry = self._shared(factors.carried, 0)
+        refresh = self._shared(lambda A, Q: roots.refreshed(A, factors.stacked(Q), self.options.basis))
 
         def renew(operands):
             old, moving, _ = operands
             found = [refresh(A, Q) for A, Q in zip(moments, old, strict=True)]
-            new = self._split([one.basis for one in found])
-            before, after = self._by_leaf(old), self._by_leaf(new)
+            new = factors.split([one.basis for one in found], self.slots)
+            before, after = (factors.by_leaf(bases, self.slots, len(mu)) for bases in (old, new))
             moving = [carry(self.seats[i], *pair, before[i], after[i]) for i, pair in zip(turning, moving, strict=True)]
-            return new, moving, _worst([one.fit for one in found])
+            return new, moving, factors.worst([one.fit for one in found])
 
         operands = (old, [(mu[i], nu[i]) for i in turning], measured)
         bases, moved, measured = jax.lax.cond(due, renew, lambda operands: operands, operands)
@@ -158,35 +161,16 @@ class Step:
         pairs = [turned.get(i, pair) for i, pair in enumerate(zip(mu, nu, strict=True))]
         return bases, *map(list, zip(*pairs, strict=True)), measured
 
-    def _split(self, stacks: list[Array]) -> list[tuple[Array, ...]]:
-        """One matrix for every leaf and axis, of all its rows, from one stack a bucket."""
-        picked = self._shared(lambda count, rows, first: roots.picked(rows, first, count), 0)
-
-        def split(stack, slots):
-            rows = stack.reshape(-1, stack.shape[-1])
-            counts = [count * (len(rows) // len(stack)) for *_, count in slots]
-            starts = roots.offsets(np.cumsum([0, *counts[:-1]]))
-            return tuple(picked(count, rows, first) for count, first in zip(counts, starts, strict=True))
-
-        return [split(stack, slots) for stack, slots in zip(stacks, self.slots.values(), strict=True)]
-
-    def _by_leaf(self, values: list[tuple[Array, ...]]) -> list[dict[int, Array]]:
-        """{axis: stack of its blocks} for every leaf, from the matrices of every bucket."""
-        found: list[dict[int, Array]] = [{} for _ in self.seats]
-        for matrices, slots in zip(values, self.slots.values(), strict=True):
-            for (i, axis, count), matrix in zip(slots, matrices, strict=True):
-                found[i][axis] = matrix.reshape(count, -1, matrix.shape[-1])
-        return found
-
     def _spectra(self, moments: list[Array], bases: list[tuple[Array, ...]]) -> Leaves:
         """Eigenvalues of F in the basis, where F = L (x) R / tr L: the product over the axes, over tr^(r - 1)."""
         exact = lambda seat: seat.plan.kind in ("kronecker", "full")
         if not any(map(exact, self.seats)):
             return [None] * len(self.seats)
-        w = self._by_leaf(self._split([roots.spectrum(A, _stacked(Q)) for A, Q in zip(moments, bases, strict=True)]))
+        w = [roots.spectrum(A, factors.stacked(Q)) for A, Q in zip(moments, bases, strict=True)]
+        each = factors.by_leaf(factors.split(w, self.slots), self.slots, len(self.seats))
         return [
             roots.kronecker_spectrum({axis: x[:, 0] for axis, x in wi.items()}, seat.shape) if exact(seat) else None
-            for seat, wi in zip(self.seats, w, strict=True)
+            for seat, wi in zip(self.seats, each, strict=True)
         ]
 
     # The step F^a m.
@@ -238,8 +222,7 @@ class Step:
             corrected = self.c2.astype(jnp.float32) if self.options.bias_correction else 1
             return functools.reduce(operator.add, energies) * corrected / (2 * sum(mu[i].size for i in used))
 
-        when = due if self.slots else self.count % self.options.refresh == 0
-        when = when if self.keep is None else when & self.keep
+        when = due if self.slots else self._unless_skipped(self.count % self.options.refresh == 0)
         return jax.lax.cond(when, measure, lambda: self.state.diagnostics.kinetic)
 
 
@@ -249,19 +232,6 @@ def _energy(seat: Seat, g: Array, F: Array) -> Array:
         part = g[::EVERY]
         return roots.energy(part, F[::EVERY]) * jnp.float32(g.size / part.size)
     return roots.energy(g, F)
-
-
-def _stacked(bases: tuple[Array, ...]) -> Array:
-    """(sum K, d, d) of all leaves' bases."""
-    d = bases[0].shape[-1]
-    return jnp.concatenate(bases).reshape(-1, d, d)
-
-
-def _carried(seat: Seat, mu: Array, nu: Array | None, old: dict[int, Array], new: dict[int, Array]):
-    """Both moments of a leaf, turned from the old bases into the new."""
-    turns = {axis: roots.turn(old[axis], new[axis]) for axis in new}
-    m = seat.leave(roots.rotate(seat.enter(mu), turns, back=True))
-    return m, None if nu is None else seat.leave(roots.transport(seat.enter(nu), turns))
 
 
 def _filled(samples: Leaves, mu: Leaves) -> Leaves:
@@ -292,12 +262,4 @@ def begin(seats, updates, samples, state: FisherState, b1, b2, exponent, eps, op
         count=forward if keep is None else jnp.where(keep, forward, state.count),
         c1=c1,
         c2=c2,
-    )
-
-
-def _worst(fits: list[roots.Fit]):
-    """Staleness, whitening residual and condition of the worst factor."""
-    return tuple(
-        functools.reduce(jnp.maximum, [jnp.max(x).astype(jnp.float32) for x in part])
-        for part in zip(*fits, strict=True)
     )
