@@ -18,6 +18,7 @@ import optax
 
 from learnlag_jax import checks
 from learnlag_jax.fisher import structure as layout
+from learnlag_jax.fisher.gradients import filled
 from learnlag_jax.fisher.moments import real_dtype
 from learnlag_jax.fisher.scores import wide_dtype
 from learnlag_jax.fisher.stack import stacks, unstacked
@@ -109,11 +110,12 @@ def scale_by_fisher(
         ]
         groups = stacks(taken)
         join = lambda leaves, like=old: [group.join(leaves, like) for group in groups]
-        gradients, samples = join(given), None
+        gradients, samples, momenta = join(given), None, join(old)
         if fisher != "batch":
-            samples = join(held(_source(fisher, updates, fisher_grads)))
-        step = begin([group.seat for group in groups], gradients, samples, state, b1, b2, exponent, eps, options)
-        out, new_mu, new_nu, buckets, diagnostics = step.run(gradients, samples, join(old), join(second, second))
+            samples = filled(join(held(_source(fisher, updates, fisher_grads))), momenta)
+        taken = [group.seat for group in groups]
+        step = begin(taken, gradients, samples, momenta, state, b1, b2, exponent, eps, options)
+        out, new_mu, new_nu, buckets, diagnostics = step.run(gradients, samples, momenta, join(second, second))
         out = [None if g is None else u.astype(g.dtype) for u, g in zip(unstacked(groups, out), given, strict=True)]
         put = lambda leaves: _placed(state.mu, leaves)
         moments = put(unstacked(groups, new_mu)), put(unstacked(groups, new_nu))

@@ -24,7 +24,8 @@ class FisherOptions(NamedTuple):
         merge: merge neighbouring dimensions into the most nearly square matrix.
         bias_correction: divide the moments by 1 - b^k.
         nesterov: look one step ahead with the momentum, as `optax.nadam`.
-        skip_nonfinite: a step with a NaN or infinity in any gradient (or in `fisher_grads`) changes nothing and is counted.
+        skip_nonfinite: a step with a gradient (or `fisher_grads`) that is not finite, or whose square is not (beyond 1.8e19 in
+            float32: an infinite second moment would stay so for good), changes nothing and is counted.
         polar_steps: matrix-product steps of the polar factor in "one_sided"; 5 leave 0.5 %, 6 rounding.
 
     Example:
@@ -69,7 +70,7 @@ class Diagnostics(NamedTuple):
         staleness: largest |offdiag(Q' A Q)|_F / |A|_F before the refresh: 0 where the basis is exact.
         whitening: largest RMS correlation left between coordinates in the basis, |P A P - I|_F / sqrt(d).
         condition: largest ratio of a factor's largest to mean eigenvalue.
-        skipped: int32, steps skipped because a gradient was not finite.
+        skipped: int32, steps skipped because a gradient or its square was not finite.
 
     Example:
         >>> import jax.numpy as jnp

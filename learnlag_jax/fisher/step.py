@@ -16,14 +16,14 @@ import numpy as np
 import optax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.fisher import factors, roots
+from learnlag_jax.fisher import factors, gradients, roots
+from learnlag_jax.fisher.gradients import Leaves
 from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
 from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
 from learnlag_jax.fisher.structure import DIAGONALISED, FACTORED, Seat, bucket_slots
 from learnlag_jax.vocabulary import Array
 
 LONG, EVERY = 1 << 16, 16
-Leaves = list[Any]  # arrays, or None where there is nothing
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Step:
 
     Attributes:
         seats: how each leaf is worked on.
-        keep: true where every gradient is finite; None where nobody asked.
+        sides: second moments of what is given, along every side that has factors: one stack a bucket.
+        keep: true where all that is given is sound; None where nobody asked.
         forward, count: steps counting this one; and the counter after it, which stands still on a skipped step.
         c1, c2: bias corrections.
     """
@@ -44,6 +45,7 @@ class Step:
     exponent: Any
     eps: Any
     options: FisherOptions
+    sides: list[Array]
     keep: Array | None
     forward: Array
     count: Array
@@ -56,8 +58,8 @@ class Step:
 
     def run(self, updates: Leaves, samples: Leaves | None, mu: Leaves, nu: Leaves):
         """(updates, mu, nu, buckets, diagnostics) after this step."""
-        x = [None] * len(mu) if samples is None else _filled(samples, mu)
-        moments, due = self._factors(updates, x, mu), self._due()
+        x = [None] * len(mu) if samples is None else samples
+        moments, due = self._factors(), self._due()
         bases, mu, nu, measured = self._refreshed(due, moments, mu, nu)
         buckets = tuple(map(Bucket, moments, bases)) if self.slots else self.state.factors
         turned, spectra = factors.by_leaf(bases, self.slots, len(mu)), self._spectra(moments, bases)
@@ -72,21 +74,19 @@ class Step:
         return out, m, v, buckets, Diagnostics(kinetic, staleness, whitening, condition, skipped)
 
     def _shared(self, work: Callable, *static: int) -> Callable:
-        """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
-        if not checks.is_traced(self.forward):
-            return work
-        return jax.jit(lambda *known: work(*known), static_argnums=static)
+        return shared(self.forward, work, *static)
 
     def _leaf(self, seat: Seat, u, x, mu: Array, nu: Array | None, basis, spectrum: Array | None):
         """(update, mu, nu, g in a basis, F) of one leaf: rotate in, Adam, rotate back; without a gradient, what it was."""
-        g, keep, v = roots.rotate(self._gradient(seat, u, mu), basis), self._kept(seat), None
+        g, keep, v = roots.rotate(gradients.entered(seat, u, mu), basis), self._kept(seat), None
         rotated = g if basis else None
         if u is None:
             return None, mu, nu, rotated, spectrum if nu is None else seat.enter(nu)
         m = moment(g, seat.enter(mu), self.b1, keep)
         if nu is not None:
             squares = lambda xi: square(roots.rotate(xi, basis))
-            v = moment(square(g) if x is None else self._second(seat, squares, u, x, mu), seat.enter(nu), self.b2, keep)
+            new = square(g) if x is None else gradients.second(seat, squares, u, x, mu)
+            v = moment(new, seat.enter(nu), self.b2, keep)
         F = spectrum if v is None else v
         out = seat.leave(roots.rotate(self._direction(seat, m, g, F), basis, back=True)).astype(u.dtype)
         return out, seat.leave(m), None if v is None else seat.leave(v), rotated, F
@@ -98,33 +98,17 @@ class Step:
         present = np.reshape(seat.present, (-1, *(1 for _ in seat.shape[1:])))
         return present if self.keep is None else present & self.keep
 
-    def _gradient(self, seat: Seat, u, mu: Array) -> Array:
-        """As it is worked on, in the dtype of the momentum; zero where there is none."""
-        return seat.enter(jnp.zeros(mu.shape, mu.dtype) if u is None else u.astype(mu.dtype))
+    def _factors(self) -> list[Array]:
+        """The running second moment along every axis, all those of one side in one bucket."""
 
-    def _second(self, seat: Seat, moment_of: Callable, u, x, mu: Array) -> Array:
-        """A second moment of the gradient, or its mean over the samples x."""
-        if x is None:
-            return moment_of(self._gradient(seat, u, mu))
-        return jnp.mean(jax.vmap(moment_of)(seat.enter(x)), 0)
-
-    # Factors: the running second moment along every axis, all those of one side in one bucket.
-
-    def _factors(self, updates: Leaves, x: Leaves, mu: Leaves):
-        along = self._shared(
-            lambda seat, axis, *leaf: self._second(seat, lambda stacked: roots.axis_moment(stacked, axis), *leaf), 0, 1
-        )
-
-        def bucket(old: Bucket, slots):
-            moments = [along(self.seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots]
-            new = jnp.concatenate([one.astype(old.moment.dtype) for one in moments])
+        def mixed(new: Array, old: Bucket, slots) -> Array:
             seen = np.concatenate([np.repeat(self.seats[i].present, K) for i, _, K in slots])
-            mixed = moment(new, old.moment, self.b2, self.keep)
-            return mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment)
+            mixture = moment(new, old.moment, self.b2, self.keep)
+            return mixture if seen.all() else jnp.where(seen[:, None, None], mixture, old.moment)
 
         if not self.slots:
             return []
-        return [bucket(old, slots) for old, slots in zip(self.state.factors, self.slots.values(), strict=True)]
+        return [mixed(*known) for known in zip(self.sides, self.state.factors, self.slots.values(), strict=True)]
 
     def _due(self) -> Array:
         """Refresh with the first step after every `refresh`; exact structures also with the very first."""
@@ -206,7 +190,7 @@ class Step:
             return self.state.diagnostics.kinetic
 
         def gradient(i):
-            g = self._gradient(self.seats[i], updates[i], mu[i]) if rotated[i] is None else rotated[i]
+            g = gradients.entered(self.seats[i], updates[i], mu[i]) if rotated[i] is None else rotated[i]
             return g if samples is None else jnp.where(F[i] > 0, g, jnp.zeros_like(g))  # samples may lack what g has
 
         def measure():
@@ -234,18 +218,29 @@ def _energy(seat: Seat, g: Array, F: Array) -> Array:
     return roots.energy(g, F)
 
 
-def _filled(samples: Leaves, mu: Leaves) -> Leaves:
-    """Samples in the dtypes of the moments, zero where a leaf has none."""
-    count = next((len(s) for s in samples if s is not None), 1)
-    return [
-        jnp.zeros((count, *m.shape), m.dtype) if s is None else s.astype(m.dtype)
-        for s, m in zip(samples, mu, strict=True)
-    ]
+def shared(count: Array, work: Callable, *static: int) -> Callable:
+    """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
+    return jax.jit(lambda *known: work(*known), static_argnums=static) if checks.is_traced(count) else work
 
 
-def begin(seats, updates, samples, state: FisherState, b1, b2, exponent, eps, options: FisherOptions) -> Step:
-    """Everything that does not depend on the leaf, traced once and outside every branch."""
-    keep = trees.all_finite([updates, samples]) if options.skip_nonfinite else None
+def begin(
+    seats,
+    updates: Leaves,
+    samples: Leaves | None,
+    mu: Leaves,
+    state: FisherState,
+    b1,
+    b2,
+    exponent,
+    eps,
+    options: FisherOptions,
+) -> Step:
+    """Everything that is known before any leaf's turn, traced once and outside every branch."""
+    x = [None] * len(mu) if samples is None else samples
+    along = shared(state.count, gradients.along, 0, 1)
+    side = lambda slots: jnp.concatenate([along(seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots])
+    sides = [side(slots) for slots in bucket_slots(seats).values()]
+    keep = gradients.sound(seats, sides, updates, samples) if options.skip_nonfinite else None
     forward = jnp.asarray(optax.safe_increment(state.count))
     # a barrier, or XLA copies these few scalars' whole history into the kernel of every leaf
     keep, c1, c2 = jax.lax.optimization_barrier((keep, correction(b1, forward), correction(b2, forward)))
@@ -257,6 +252,7 @@ def begin(seats, updates, samples, state: FisherState, b1, b2, exponent, eps, op
         exponent=exponent,
         eps=eps,
         options=options,
+        sides=sides,
         keep=keep,
         forward=forward,
         count=forward if keep is None else jnp.where(keep, forward, state.count),
