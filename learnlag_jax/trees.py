@@ -61,20 +61,7 @@ def dot(x: PyTree, y: PyTree) -> Array:
 
 def norm(x: PyTree) -> Array:
     """Euclidean norm over all leaves."""
-    return jnp.sqrt(jnp.sum(sums_of_squares(x)))
-
-
-def sums_of_squares(x: PyTree) -> Array:
-    """Parts of |x|^2, (n,): one for every large leaf, one for all small leaves of a dtype.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from learnlag_jax import trees
-        >>> trees.sums_of_squares({"w": jnp.array([3.0, 4.0]), "b": jnp.array([1.0])}).tolist()
-        [26.0]
-    """
-    leaves = _packed([_wide(leaf) for leaf in jax.tree.leaves(x)])
-    return jnp.stack(_widest([jnp.sum((leaf.conj() * leaf).real) for leaf in leaves]))
+    return jnp.sqrt(_sum_leaves(jax.tree.map(lambda a: jnp.sum(jnp.abs(_wide(a)) ** 2), x)))
 
 
 def max_abs(x: PyTree) -> Array:
