@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from learnlag_jax import trees
 from learnlag_jax.fisher import roots
-from learnlag_jax.fisher.scores import wide_dtype
 from learnlag_jax.fisher.structure import FACTORED, Seat
 from learnlag_jax.vocabulary import Array
 
@@ -52,10 +51,4 @@ def sound(seats: list[Seat], sides: list[Array], updates: Leaves, samples: Leave
     """
     others = lambda leaves: [x for seat, x in zip(seats, leaves, strict=True) if seat.plan.kind not in FACTORED]
     seen = others(updates) if samples is None else [updates, others(samples)]
-    return trees.all_finite([list(map(jnp.sum, sides)), jax.tree.map(_to_the_edge, seen)])
-
-
-def _to_the_edge(x: Array) -> Array:
-    """Infinite where the square is; the square itself XLA would share with the second moment, and write out."""
-    dtype = wide_dtype(x)
-    return x.astype(dtype) * jnp.asarray(float(jnp.finfo(dtype).max) ** 0.5, dtype)
+    return trees.all_finite(list(map(jnp.sum, sides))) & trees.all_finite(seen, squares=True)

@@ -25,7 +25,12 @@ def square(g: Array) -> Array:
 def moment(new: Array, old: Array, decay, keep: Array | None = None) -> Array:
     """(1 - b) new + b old; `old` where `keep` is false, so that a skipped step leaves every moment as it was."""
     mixed = jnp.asarray(1 - decay, new.dtype) * new + jnp.asarray(decay, new.dtype) * old
-    return mixed if keep is None else jnp.where(keep, mixed, old)
+    return mixed if keep is None else chosen(keep, mixed, old)
+
+
+def chosen(keep: Array, x: Array, otherwise: Array) -> Array:
+    """`jnp.where` of two like arrays without being a function of its own: a call to compile for every leaf and moment."""
+    return jax.lax.select(keep if jnp.ndim(keep) == 0 else jnp.broadcast_to(keep, x.shape), x, otherwise)
 
 
 def correction(decay, count) -> Array:

@@ -18,7 +18,7 @@ import optax
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher import factors, gradients, roots
 from learnlag_jax.fisher.gradients import Leaves
-from learnlag_jax.fisher.moments import correction, fisher_power, moment, square
+from learnlag_jax.fisher.moments import chosen, correction, fisher_power, moment, square
 from learnlag_jax.fisher.state import Bucket, Diagnostics, FisherOptions, FisherState
 from learnlag_jax.fisher.structure import DIAGONALISED, FACTORED, Seat, bucket_slots
 from learnlag_jax.vocabulary import Array
@@ -164,7 +164,7 @@ class Step:
         m, kind = self._mean(m, g), seat.plan.kind
         if kind not in ("one_sided", "none"):
             m = fisher_power(m, self._corrected(F), self.exponent, self.eps)
-        m = m if self.keep is None else jnp.where(self.keep, m, jnp.zeros_like(m))
+        m = m if self.keep is None else chosen(self.keep, m, jnp.zeros_like(m))
         # what is linear or maps zero to zero comes last, so that the choice above fuses with the division
         return roots.one_sided(m, self.exponent, self.options.polar_steps) if kind == "one_sided" else m
 
@@ -239,7 +239,8 @@ def begin(
     x = [None] * len(mu) if samples is None else samples
     along = shared(state.count, gradients.along, 0, 1)
     side = lambda slots: jnp.concatenate([along(seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots])
-    sides = [side(slots) for slots in bucket_slots(seats).values()]
+    # a barrier, or XLA adds up the sum of a stack from a sum for every matrix in it
+    sides = jax.lax.optimization_barrier([side(slots) for slots in bucket_slots(seats).values()])
     keep = gradients.sound(seats, sides, updates, samples) if options.skip_nonfinite else None
     forward = jnp.asarray(optax.safe_increment(state.count))
     # a barrier, or XLA copies these few scalars' whole history into the kernel of every leaf
