@@ -21,7 +21,8 @@ from tests.experiments.comparing import BIG, CONFIG, TINY, run_compare, tiny_wor
 def test_a_comparison_is_whole_and_a_rerun_runs_nothing(tmp_path, installed, capsys, monkeypatch):
     out = run_compare(tmp_path)
     said = capsys.readouterr()
-    assert "steps to target" in said.out
+    assert said.out.index("steps to target") < said.out.index("stationarity") < said.out.index("compare.html")
+    assert "kept" not in said.err
     record = json.loads((out / "results.json").read_text())
     assert [row["reached"] for row in record["times"] if row["target"] == "1.5"] == ["2 of 2", "2 of 2"]
     assert {r["seed"] for r in record["trials"]} == {1, 2}  # the seed that tuned measures nothing
@@ -35,6 +36,7 @@ def test_a_comparison_is_whole_and_a_rerun_runs_nothing(tmp_path, installed, cap
     before = (out / "times.md").read_bytes()
     monkeypatch.setattr(program, "compile_program", lambda *a, **k: pytest.fail("nothing should be compiled"))
     again = run_compare(tmp_path)
+    assert capsys.readouterr().err.count(": kept") == 6  # a grid of two, two seeds, and two of sgd
     assert (again / "times.md").read_bytes() == before
     assert json.loads((again / "results.json").read_text()) == record
 

@@ -220,7 +220,7 @@ def test_the_ring_is_no_larger_than_it_says():
 def test_too_short_and_wrong_options_are_refused():
     with pytest.raises(InputError, match="at least 3 steps"):
         audited(_train(watch_stationarity(optax.sgd(0.1)), 2)[1])
-    for wrong in ({"b2": 1.0}, {"stride": 0}, {"memory": 0}):
+    for wrong in ({"b2": 1.0}, {"stride": 0}, {"stride": 1.5}, {"memory": 0}, {"memory": "8"}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             watch_stationarity(optax.sgd(0.1), **wrong)
     watched = watch_stationarity(optax.sgd(0.1))

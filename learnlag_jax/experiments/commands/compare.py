@@ -95,7 +95,8 @@ def _run(comparison: Comparison, out: Path, group: processes.Group) -> int:
         ).iterdir():  # one of an earlier run would pass for this one's; the directory is ours
             if path.is_file() and path.name not in pictures:
                 path.unlink()
-    show(tables[0], out)
+    audited = next((table for table in tables if table.header == standing.STATIONARITY), None)
+    show({"steps to target": tables[0]} | ({"stationarity: 0 is a stationary path": audited} if audited else {}), out)
     fallen = [e for e in entries if all(map(kept.lost, e.results))]
     for entry in fallen:
         how = "diverged" if any(r.status == "diverged" for r in entry.results) else "ended without a finite error"
@@ -228,19 +229,21 @@ def markdown(table: Table) -> str:
     return "\n".join([line(table.header), line(["---"] * len(table.header)), *map(line, table.rows)]) + "\n"
 
 
-def show(table: Table, out: Path) -> None:
-    """The times on the terminal."""
+def show(tables: Mapping[str, Table], out: Path) -> None:
+    """Tables on the terminal, each under its title."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Shown
 
-    shown = Shown(title="steps to target", box=box.SIMPLE_HEAD)
-    for name in table.header:
-        shown.add_column(name)
-    for row in table.rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
     console = Console()
     console = console if console.is_terminal else Console(width=140)
-    console.print(shown)
+    cell = lambda x: f"{x:.3g}" if isinstance(x, float) else escape(str(x))
+    for title, table in tables.items():
+        shown = Shown(title=title, box=box.SIMPLE_HEAD)
+        for name in table.header:
+            shown.add_column(name)
+        for row in table.rows:
+            shown.add_row(*map(cell, row))
+        console.print(shown)
     console.print(f"{out / 'compare.html'}", markup=False)

@@ -22,6 +22,15 @@ from learnlag_jax.experiments.comparison.kept import Result, first_crossing, los
 R_MAX = 4.0
 BOUND = {(False, False): "", (True, False): ">= ", (False, True): "<= ", (True, True): "about "}
 NEITHER = "neither reached it"
+STATIONARITY = (
+    "workload",
+    "optimiser",
+    "residual",
+    "unexplained",
+    "metric in motion",
+    "bias correction and schedule",
+    "fitted rate",
+)
 
 
 class Entry(NamedTuple):
@@ -194,16 +203,7 @@ def _stationarity(entries: Sequence[Entry]) -> Table:
         "Stationarity under the learning Lagrangian with the diagonal metric, RMS over the run in units of the RMS impulse: "
         "0 is a stationary path, 1 means the force explains nothing"
     )
-    header = (
-        "workload",
-        "optimiser",
-        "residual",
-        "unexplained",
-        "metric in motion",
-        "bias correction and schedule",
-        "fitted rate",
-    )
-    return Table(caption, header, tuple(row(e) for e in entries))
+    return Table(caption, STATIONARITY, tuple(row(e) for e in entries))
 
 
 def _tuning(tuned: Sequence[Result]) -> Table:

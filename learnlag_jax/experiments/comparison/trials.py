@@ -199,9 +199,9 @@ def _one(
         "packages": _versions(),
     }
     trial = Trial(f"{choice.label}: {optimiser.label} {point.text}, seed {seed}", point, seed, identity)
-    runner.meter.start(trial.label)
     home = runner.directory / trial.name
     found = kept.load(home / "result.json", runner.meter.note) if runner.group.first else None
+    runner.meter.start(f"{trial.label}: kept" if found else trial.label)
     if processes.agree(found is not None):
         runner.meter.advance(comparison.plan.steps, math.nan)
         return found and found._replace(workload=choice.label, optimiser=optimiser.label, point=point.text)

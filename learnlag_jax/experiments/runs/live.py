@@ -81,7 +81,7 @@ def watch_stationarity(
         An optax `GradientTransformationExtraArgs` with a `LiveState`; hand its state to `audited`. Its update needs `params`.
 
     Raises:
-        InputError: b2 outside [0, 1); stride or memory below 1; an update without params; at init, a complex parameter, whose
+        InputError: b2 outside [0, 1); stride or memory no integer or below 1; an update without params; at init, a complex parameter, whose
             metric is not diagonal in its parts.
 
     Example:
@@ -99,8 +99,9 @@ def watch_stationarity(
     Reference: MATH.md 7; eq. 31, 32.
     """
     checks.require(0 <= b2 < 1, "b2", b2, "at least 0 and below 1", "0.999 is Adam's")
-    checks.require(stride is None or stride >= 1, "stride", stride, "at least 1", "1 follows every coordinate")
-    checks.require(memory is None or memory >= 1, "memory", memory, "at least 1 step", "1024 is usual")
+    whole = lambda x: x is None or (isinstance(x, (int, np.integer)) and x >= 1)
+    checks.require(whole(stride), "stride", repr(stride), "an integer, at least 1", "1 follows every coordinate")
+    checks.require(whole(memory), "memory", repr(memory), "a number of steps, an integer, at least 1", "1024 is usual")
     inner = optax.with_extra_args_support(optimiser)
 
     def init(params):
