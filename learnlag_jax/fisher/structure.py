@@ -229,11 +229,13 @@ def _parts(d: int, slots: list[Slot]) -> list[list[Slot]]:
     """Those of one side in stacks: one to compile, for narrow ones.
 
     Wide ones come in several, of ROOM entries if that makes no more than about LANES: the QR of one, which takes long and
-    one core, then runs beside products of another.
+    one core, then runs beside products of another. As nearly equal as can be: those of one size share their kernels.
     """
     if d <= NARROW:
         return [slots]
-    room, parts = max(ROOM // d**2, math.ceil(sum(K for *_, K in slots) / LANES)), [slots[:1]]
+    total = sum(K for *_, K in slots)
+    most = max(ROOM // d**2, math.ceil(total / LANES))
+    room, parts = math.ceil(total / math.ceil(total / most)), [slots[:1]]
     for slot in slots[1:]:
         held = sum(K for *_, K in parts[-1])
         if held + slot[-1] > room:

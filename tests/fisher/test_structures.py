@@ -244,7 +244,7 @@ def test_directions_that_the_samples_never_saw_carry_no_energy(float64):
 
 @pytest.mark.parametrize(
     ("side", "count", "held"),
-    [(128, 40, [40]), (160, 12, [10, 2]), (300, 5, [2, 2, 1]), (300, 30, [4] * 7 + [2]), (600, 3, [1, 1, 1])],
+    [(128, 40, [40]), (160, 12, [6, 6]), (300, 5, [2, 2, 1]), (300, 30, [4] * 7 + [2]), (600, 3, [1, 1, 1])],
 )
 def test_wide_factors_make_a_few_stacks_and_narrow_ones_one(side, count, held):
     leaves = [jnp.zeros((side, 2))] * count
