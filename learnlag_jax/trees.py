@@ -95,9 +95,14 @@ def _finite(leaf: Array, squares: bool) -> Array:
 
 
 def _to_the_edge(x: Array) -> Array:
-    """Infinite where the square is; the square itself, if something else needs it, XLA would form once and write out."""
+    """Infinite exactly where |x|^2 is: |x| times 2^64 in float32.
+
+    Not the square itself: if something else needs it, XLA forms it once and writes it out. A power of two, for a product
+    that is exact leaves nothing to x c - x c even where the two are contracted into one operation.
+    """
     x = _wide(x)
-    return x * jnp.asarray(float(jnp.finfo(x.dtype).max) ** 0.5, x.dtype)
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
+    return x * jnp.asarray(2.0 ** (jnp.finfo(x.dtype).maxexp // 2), x.dtype)
 
 
 def _zero(leaf: Array, squares: bool) -> Array:

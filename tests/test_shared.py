@@ -105,6 +105,20 @@ def test_bad_input_is_refused_by_name(call, error, message):
         call()
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 3), (1, 5000), (9, 3), (9, 5000)])
+def test_finite_squares_end_at_a_power_of_two(dtype, count, size):
+    """For few and many leaves, short and long: each way has its own sum."""
+    edge = 2.0 ** (jnp.finfo(dtype).maxexp // 2)
+    leaves = lambda value: [jnp.ones(size, dtype).at[-1].set(value)] * count
+    below = float(np.nextafter(np.asarray(edge, dtype), np.asarray(0, dtype)))
+    assert bool(trees.all_finite(leaves(below), squares=True))
+    assert np.isfinite(np.asarray(below, dtype) ** 2)
+    assert bool(trees.all_finite(leaves(-edge)))
+    assert not bool(trees.all_finite(leaves(-edge), squares=True))
+    half = jnp.full(size, 6e4, jnp.float16)
+    assert bool(trees.all_finite([half] * count, squares=True))  # squares are taken in float32
+
+
 def test_good_input_passes_and_values_are_not_looked_at_while_tracing():
     checks.floating({"w": jnp.ones(3)}, "params")
     checks.shape(jnp.ones((3, 3)), ("n", "n"), "M")

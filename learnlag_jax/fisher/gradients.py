@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from learnlag_jax import trees
 from learnlag_jax.fisher import roots
+from learnlag_jax.fisher.moments import square
 from learnlag_jax.fisher.structure import FACTORED, Seat
 from learnlag_jax.vocabulary import Array
 
@@ -43,12 +44,16 @@ def filled(samples: Leaves, mu: Leaves) -> Leaves:
     ]
 
 
-def sound(seats: list[Seat], sides: list[Array], updates: Leaves, samples: Leaves | None) -> Array:
+def sound(seats: list[Seat], sides: list[Array], updates: Leaves, samples: Leaves | None, mu: Leaves) -> Array:
     """True if every gradient and sample is finite and its square as well: an infinite moment would stay so for good.
 
-    Where a leaf has factors its second moments along them say so without another pass over it: the sum of all entries of
-    g g' is |g' 1|^2.
+    Where a leaf has factors its second moments along them say so without another pass over it: the trace of g g' is |g|^2,
+    which bounds the square of every coordinate in every basis.
     """
+    traces = [jnp.trace(A, axis1=-2, axis2=-1).real for A in sides]
     others = lambda leaves: [x for seat, x in zip(seats, leaves, strict=True) if seat.plan.kind not in FACTORED]
-    seen = others(updates) if samples is None else [updates, others(samples)]
-    return trees.all_finite(list(map(jnp.sum, sides))) & trees.all_finite(seen, squares=True)
+    given = [None if u is None else u.astype(m.dtype) for u, m in zip(updates, mu, strict=True)]
+    moments = [] if samples is None else [jnp.mean(square(x), 0) for x in others(samples)]
+    return trees.all_finite([traces, moments]) & trees.all_finite(
+        others(given) if samples is None else given, squares=True
+    )
