@@ -235,6 +235,15 @@ def test_a_pipe_in_the_directory_does_not_hang(tmp_path):
         checkpoint.restore(tmp_path, _tree(), identity=IDENTITY)
 
 
+def test_a_lost_peer_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise jax.errors.JaxRuntimeError("Gloo AllGather failed: Connection reset by peer")
+
+    monkeypatch.setattr(checkpoint, "_write_state", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="reset by peer"):
+        checkpoint.save(tmp_path, 1, {"x": jnp.ones(2)}, identity={})
+
+
 def test_a_full_disk_is_an_error_at_once_and_the_step_before_is_intact(tmp_path):
     _save(tmp_path, 1)
     big = {"w": jnp.asarray(np.random.default_rng(0).normal(size=300_000), jnp.float32)}

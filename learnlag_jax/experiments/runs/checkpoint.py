@@ -55,6 +55,7 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
     Raises:
         RunDirError: the disk is full or cannot be written to; the steps before are intact.
         CheckpointError: a symbolic link stands in the directory.
+        JaxRuntimeError: another process was lost while this one was saving.
     """
     target, draft = directory / f"{step:08d}", directory / f".new-{step:08d}"
     first = jax.process_index() == 0
@@ -83,6 +84,8 @@ def save(directory: Path, step: int, tree: PyTree, *, identity: Mapping[str, str
             _prune(directory, keep)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"saved {target.name}")
+    except jax.errors.JaxRuntimeError:
+        raise  # a collective that has lost its peer: the disk is not to blame
     except Exception as error:  # orbax and TensorStore raise many kinds for a full disk
         reason = " ".join(str(error).split())[:300]
         raise checks.RunDirError(
