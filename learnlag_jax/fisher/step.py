@@ -239,9 +239,8 @@ def begin(
     x = [None] * len(mu) if samples is None else samples
     along = shared(state.count, gradients.along, 0, 1)
     side = lambda slots: jnp.concatenate([along(seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots])
-    # a barrier, or XLA takes what is asked of a stack apart into as much for every matrix in it
-    sides = jax.lax.optimization_barrier([side(slots) for slots in bucket_slots(seats).values()])
-    keep = gradients.sound(seats, sides, updates, samples, mu) if options.skip_nonfinite else None
+    sides = [side(slots) for slots in bucket_slots(seats).values()]
+    keep = gradients.sound(seats, updates, samples, mu) if options.skip_nonfinite else None
     forward = jnp.asarray(optax.safe_increment(state.count))
     # a barrier, or XLA copies these few scalars' whole history into the kernel of every leaf
     keep, c1, c2 = jax.lax.optimization_barrier((keep, correction(b1, forward), correction(b2, forward)))
