@@ -26,7 +26,7 @@ class FisherOptions(NamedTuple):
         nesterov: look one step ahead with the momentum, as `optax.nadam`.
         skip_nonfinite: a step with a gradient (or `fisher_grads`) that is not finite, or whose square is not, changes nothing and is
             counted: an infinite second moment would stay so for good. In float32 that is an entry, or the norm of a leaf
-            with factors, beyond 2^64 = 1.8e19.
+            with factors or of its samples, beyond 2^64 = 1.8e19.
         polar_steps: matrix-product steps of the polar factor in "one_sided"; 5 leave 0.5 %, 6 rounding.
 
     Example:

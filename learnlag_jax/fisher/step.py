@@ -32,7 +32,6 @@ class Step:
 
     Attributes:
         seats: how each leaf is worked on.
-        sides: second moments of what is given, along every side that has factors: one stack a bucket.
         keep: true where all that is given is sound; None where nobody asked.
         forward, count: steps counting this one; and the counter after it, which stands still on a skipped step.
         c1, c2: bias corrections.
@@ -45,7 +44,6 @@ class Step:
     exponent: Any
     eps: Any
     options: FisherOptions
-    sides: list[Array]
     keep: Array | None
     forward: Array
     count: Array
@@ -59,7 +57,7 @@ class Step:
     def run(self, updates: Leaves, samples: Leaves | None, mu: Leaves, nu: Leaves):
         """(updates, mu, nu, buckets, diagnostics) after this step."""
         x = [None] * len(mu) if samples is None else samples
-        moments, due = self._factors(), self._due()
+        moments, due = self._factors(updates, x, mu), self._due()
         bases, mu, nu, measured = self._refreshed(due, moments, mu, nu)
         buckets = tuple(map(Bucket, moments, bases)) if self.slots else self.state.factors
         turned, spectra = factors.by_leaf(bases, self.slots, len(mu)), self._spectra(moments, bases)
@@ -74,7 +72,10 @@ class Step:
         return out, m, v, buckets, Diagnostics(kinetic, staleness, whitening, condition, skipped)
 
     def _shared(self, work: Callable, *static: int) -> Callable:
-        return shared(self.forward, work, *static)
+        """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
+        if not checks.is_traced(self.forward):
+            return work
+        return jax.jit(lambda *known: work(*known), static_argnums=static)
 
     def _leaf(self, seat: Seat, u, x, mu: Array, nu: Array | None, basis, spectrum: Array | None):
         """(update, mu, nu, g in a basis, F) of one leaf: rotate in, Adam, rotate back; without a gradient, what it was."""
@@ -98,17 +99,19 @@ class Step:
         present = np.reshape(seat.present, (-1, *(1 for _ in seat.shape[1:])))
         return present if self.keep is None else present & self.keep
 
-    def _factors(self) -> list[Array]:
+    def _factors(self, updates: Leaves, x: Leaves, mu: Leaves) -> list[Array]:
         """The running second moment along every axis, all those of one side in one bucket."""
+        along = self._shared(gradients.along, 0, 1)
 
-        def mixed(new: Array, old: Bucket, slots) -> Array:
+        def bucket(old: Bucket, slots) -> Array:
+            new = jnp.concatenate([along(self.seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots])
             seen = np.concatenate([np.repeat(self.seats[i].present, K) for i, _, K in slots])
-            mixture = moment(new, old.moment, self.b2, self.keep)
-            return mixture if seen.all() else jnp.where(seen[:, None, None], mixture, old.moment)
+            mixed = moment(new, old.moment, self.b2, self.keep)
+            return mixed if seen.all() else jnp.where(seen[:, None, None], mixed, old.moment)
 
         if not self.slots:
             return []
-        return [mixed(*known) for known in zip(self.sides, self.state.factors, self.slots.values(), strict=True)]
+        return [bucket(old, slots) for old, slots in zip(self.state.factors, self.slots.values(), strict=True)]
 
     def _due(self) -> Array:
         """Refresh with the first step after every `refresh`; exact structures also with the very first."""
@@ -218,11 +221,6 @@ def _energy(seat: Seat, g: Array, F: Array) -> Array:
     return roots.energy(g, F)
 
 
-def shared(count: Array, work: Callable, *static: int) -> Callable:
-    """`work`, traced and lowered once for all leaves of one shape; op by op, as any update, outside of a trace."""
-    return jax.jit(lambda *known: work(*known), static_argnums=static) if checks.is_traced(count) else work
-
-
 def begin(
     seats,
     updates: Leaves,
@@ -236,10 +234,6 @@ def begin(
     options: FisherOptions,
 ) -> Step:
     """Everything that is known before any leaf's turn, traced once and outside every branch."""
-    x = [None] * len(mu) if samples is None else samples
-    along = shared(state.count, gradients.along, 0, 1)
-    side = lambda slots: jnp.concatenate([along(seats[i], axis, updates[i], x[i], mu[i]) for i, axis, _ in slots])
-    sides = [side(slots) for slots in bucket_slots(seats).values()]
     keep = gradients.sound(seats, updates, samples, mu) if options.skip_nonfinite else None
     forward = jnp.asarray(optax.safe_increment(state.count))
     # a barrier, or XLA copies these few scalars' whole history into the kernel of every leaf
@@ -252,7 +246,6 @@ def begin(
         exponent=exponent,
         eps=eps,
         options=options,
-        sides=sides,
         keep=keep,
         forward=forward,
         count=forward if keep is None else jnp.where(keep, forward, state.count),
