@@ -121,31 +121,29 @@ def refreshed(A: Array, Q: Array, kind: str = "qr") -> Refreshed:
 def qr_step(A: Array, Q: Array, AQ: Array, ridge: float = 1e-3) -> Array:
     """One step of orthogonal iteration from Q; the ridge keeps a rank-deficient factor from drawing a random null basis."""
     level = jnp.trace(A, axis1=-2, axis2=-1).real * jnp.asarray(ridge / A.shape[-1], A.real.dtype)
-    level = jnp.where(level > 0, level, jnp.full_like(level, jnp.nan))[:, None, None].astype(A.dtype)
-    return orthonormal(AQ + level * Q, Q)
+    turned = orthonormal(AQ + level[:, None, None].astype(A.dtype) * Q)
+    # of a sum, which is finite where every entry is: a reduction with "and" compiles to three kernels
+    sound = jnp.isfinite(jnp.sum(turned, axis=(-2, -1), keepdims=True)) & (level > 0)[:, None, None]
+    return jnp.where(sound, turned, Q)
 
 
-def orthonormal(x: Array, otherwise: Array) -> Array:
-    """The Q of a QR decomposition of every matrix in the stack (K, d, d), or the one it has otherwise where x is not finite.
+def orthonormal(x: Array) -> Array:
+    """The Q of a QR decomposition of every matrix in the stack (K, d, d), taken as a constant by differentiation.
 
-    Taken as a constant by differentiation. On CPU one matrix at a time, also under vmap: jaxlib 0.10's batched CPU `geqrf`
-    can deadlock in its thread pool (seen with stacks of 96 to 384 on two cores), and one by one is as fast. The choice is
-    made in there too, or it is compiled, and made, once more in every kernel that cuts a matrix out of the stack.
+    On CPU one matrix at a time, also under vmap: jaxlib 0.10's batched CPU `geqrf` can deadlock in its thread pool
+    (seen with stacks of 96 to 384 on two cores), and one by one is as fast.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.fisher.roots import orthonormal
-        >>> q = orthonormal(jnp.array([[[2.0, 1.0], [0.0, 1.0]], [[jnp.nan, 0.0], [0.0, 1.0]]]), jnp.stack([jnp.eye(2)] * 2))
-        >>> [round(float(x), 6) for x in jnp.abs(q).ravel()]
-        [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+        >>> q = orthonormal(jnp.array([[[2.0, 1.0], [0.0, 1.0]]]))
+        >>> [round(float(x), 6) for x in jnp.abs(q[0]).ravel()]
+        [1.0, 0.0, 0.0, 1.0]
     """
-
-    def one(x, otherwise):
-        q = jnp.linalg.qr(x)[0]
-        return jnp.where(jnp.isfinite(jnp.sum(q)), q, otherwise)
-
-    one_by_one = jax.vmap(jax.custom_batching.sequential_vmap(one))
-    return jax.lax.platform_dependent(*jax.lax.stop_gradient((x, otherwise)), cpu=one_by_one, default=jax.vmap(one))
+    one_by_one = jax.vmap(jax.custom_batching.sequential_vmap(lambda y: jnp.linalg.qr(y)[0]))
+    return jax.lax.platform_dependent(
+        jax.lax.stop_gradient(x), cpu=one_by_one, default=lambda stack: jnp.linalg.qr(stack)[0]
+    )
 
 
 def fit(Q: Array, AQ: Array) -> Fit:
