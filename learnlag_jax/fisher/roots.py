@@ -112,10 +112,15 @@ def refreshed(A: Array, Q: Array, kind: str = "qr") -> Refreshed:
         >>> [round(float(x), 6) for x in jnp.abs(refreshed(A, jnp.eye(2)[None], "eigh").basis).ravel()]
         [0.707107, 0.707107, 0.707107, 0.707107]
     """
-    level = jnp.max(jnp.abs(A), axis=(-2, -1), keepdims=True)
-    A = A / jnp.where(level > 0, level, jnp.ones_like(level)).astype(A.dtype)
+    A = A / _level(A).astype(A.dtype)
     AQ = contract("ab,bc->ac", A, Q)
     return Refreshed(qr_step(A, Q, AQ) if kind == "qr" else jnp.linalg.eigh(A)[1], fit(Q, AQ))
+
+
+def _level(x: Array) -> Array:
+    """The largest entry of every matrix, (K, 1, 1), or 1 of zeros: over it, squares neither overflow nor vanish."""
+    level = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+    return jnp.where(level > 0, level, jnp.ones_like(level))
 
 
 def qr_step(A: Array, Q: Array, AQ: Array, ridge: float = 1e-3) -> Array:
@@ -241,7 +246,8 @@ def polar(x: Array, steps: int = 5) -> Array:
         [1.0, 1.0]
     """
     wide = x.shape[-2] <= x.shape[-1]
-    x = _divide(x, jnp.sqrt(jnp.sum(x * x, axis=(-2, -1), keepdims=True)))
+    level = _level(x)
+    x = _divide(x, level * jnp.sqrt(jnp.sum(square(x / level), axis=(-2, -1), keepdims=True)))
     coefficients = np.array((*LIFT[:steps], *(POLISH,) * (steps - len(LIFT))))
 
     def step(x, abc):
@@ -272,9 +278,12 @@ def one_sided(m: Array, exponent, steps: int = 5) -> Array:
 
 def _momentum_power(x: Array, exponent) -> Array:
     """(x x' / n)^a x by eigenvectors; directions that are rounding are dropped, unless a = 0."""
+    level = _level(x)
+    x = x / level.astype(x.dtype)
     w, q = jnp.linalg.eigh(axis_moment(x, 0))
     kept = w > x.shape[-2] * jnp.finfo(w.dtype).eps * w[:, -1:]
     a = jnp.broadcast_to(jnp.asarray(exponent, w.dtype), w.shape)
     powered = jnp.power(jnp.where(kept, w, jnp.ones_like(w)) / jnp.asarray(x.shape[-1], w.dtype), a)
     factor = jnp.where(kept, powered, jnp.where(a == 0, jnp.ones_like(w), jnp.zeros_like(w)))
-    return rotate(rotate(x, {0: q}) * factor[:, :, None].astype(x.dtype), {0: q}, back=True)
+    factor = factor[:, :, None] * level ** (2 * a[:, :1, None] + 1)
+    return rotate(rotate(x, {0: q}) * factor.astype(x.dtype), {0: q}, back=True)

@@ -1,9 +1,13 @@
-"""Small models with known Fisher information, shared by the tests of this room."""
+"""Small models with known Fisher information and gradients without one, shared by the tests of this room."""
 
 import jax
 import jax.numpy as jnp
 
 from learnlag_jax.fisher import categorical_outcomes
+
+
+def normal(shape, seed=0, dtype=jnp.float64):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 def softmax_log_prob(params, example):

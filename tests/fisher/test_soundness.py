@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax.fisher import FisherOptions, scale_by_fisher
-from tests.fisher.test_structures import normal
+from tests.fisher.models import normal
 
 BAD = {
     "nan": jnp.nan,

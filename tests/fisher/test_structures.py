@@ -11,6 +11,7 @@ from learnlag_jax.fisher import FisherOptions, preset, roots, scale_by_fisher
 from learnlag_jax.fisher.structure import bucket_slots, plan_leaf, seats, unview, view
 from learnlag_jax.testing import assert_close
 from tests.compiling import AS_USERS
+from tests.fisher.models import normal
 
 EXACT = FisherOptions(refresh=1, basis="eigh")
 
@@ -21,10 +22,6 @@ def last(optimiser, grads, **extra):
     for g in grads:
         u, state = update(g, state, **extra)
     return u, state
-
-
-def normal(shape, seed=0, dtype=jnp.float64):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
 def power(F, a):
@@ -174,6 +171,16 @@ def test_one_sided_is_the_polar_factor(dtype, shape):
     assert np.max(error) > 1e-6  # and not exact
     by_eigh, _ = last(scale_by_fisher("one_sided", b1=0.0, exponent=jnp.asarray(-0.5, dtype)), [g])
     assert_close(by_eigh, expected, ulps=1e4, scale=1.0)
+
+
+@pytest.mark.parametrize("exponent", [-0.5, jnp.float32(-0.5), -0.25, -1.0])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-70, 2.0**62, 2.0**63])
+def test_one_sided_is_covariant_where_squares_would_vanish_or_overflow(exponent, scale):
+    """F^a m of c g is c^(2a + 1) times that of g; the squares of 2^-70 times an entry are zero in float32, of 2^64 infinite."""
+    g = normal((4, 4), dtype=jnp.float32) / 8
+    optimiser = scale_by_fisher("one_sided", exponent=exponent, options=FisherOptions(polar_steps=7))
+    expected = last(optimiser, [g])[0] * jnp.float32(scale ** (2 * float(exponent) + 1))
+    assert_close(last(optimiser, [scale * g])[0], expected, ulps=64)
 
 
 def test_muons_five_steps_are_only_near_the_polar_factor():
