@@ -12,11 +12,13 @@
 Comes from: `precondition`. Goes to: a training loop. Reference: MATH.md 7.
 """
 
+import math
 from typing import Any
 
 import optax
 
 from learnlag_jax import checks
+from learnlag_jax.fisher import inputs
 from learnlag_jax.fisher.precondition import scale_by_fisher
 from learnlag_jax.fisher.state import FisherOptions
 from learnlag_jax.fisher.structure import Rule
@@ -103,6 +105,11 @@ def fisher_descent(
 
     Reference: MATH.md 7.
     """
+    number = "a number or an optax schedule"
+    if not callable(learning_rate):
+        inputs.number(learning_rate, "learning_rate", -math.inf, math.inf, number, "AdamW's is a good start")
+    if not callable(weight_decay):
+        inputs.number(weight_decay, "weight_decay", 0, math.inf, f"{number}, at least 0", "0 is none")
     precondition = scale_by_fisher(structure, exponent=exponent, fisher=fisher, b1=b1, b2=b2, eps=eps, options=options)
     return optax.chain(
         precondition,

@@ -13,10 +13,10 @@ MATH.md 7; eq. 31, 32; Vyas et al. 2024 (eigen), Gupta et al. 2018, Morwani et a
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from learnlag_jax import checks
+from learnlag_jax.fisher import inputs
 from learnlag_jax.fisher import structure as layout
 from learnlag_jax.fisher.gradients import filled
 from learnlag_jax.fisher.moments import real_dtype
@@ -24,9 +24,6 @@ from learnlag_jax.fisher.scores import wide_dtype
 from learnlag_jax.fisher.stack import stacks, unstacked
 from learnlag_jax.fisher.state import Bucket, FisherOptions, FisherState, unmeasured
 from learnlag_jax.fisher.step import begin
-
-SOURCES = ("batch", "per_example", "sampled")
-RUNNING = ("diagonal", "eigen")  # keep a second moment per coordinate
 
 
 def scale_by_fisher(
@@ -70,7 +67,7 @@ def scale_by_fisher(
 
     Reference: MATH.md 7; eq. 31, 32.
     """
-    _require(fisher, {"b1": b1, "b2": b2}, options)
+    inputs.choices(structure, fisher, {"b1": b1, "b2": b2, "eps": eps, "exponent": exponent}, options)
     limits = {
         "max_size": options.max_size,
         "block_size": options.block_size,
@@ -86,9 +83,10 @@ def scale_by_fisher(
         return layout.seats(plans, leaves, [wide_dtype(leaf) for leaf in leaves])
 
     def init(params):
+        checks.floating(params, "params", allow_complex=True)
         pairs = [(path, leaf) for path, leaf in layout.leaves_with_paths(params)[0] if leaf is not None]
         taken = seats(pairs)
-        running = [seat.plan.kind in RUNNING for seat in taken]
+        running = [seat.plan.kind in inputs.RUNNING for seat in taken]
         second = [jnp.zeros_like(p, real_dtype(p)) if r else None for r, (_, p) in zip(running, pairs, strict=True)]
         return FisherState(
             jnp.zeros([], jnp.int32),
@@ -104,16 +102,22 @@ def scale_by_fisher(
         mu, treedef = layout.leaves_with_paths(state.mu)
         live = [i for i, (_, leaf) in enumerate(mu) if leaf is not None]
         held = lambda tree: [leaf for i, leaf in enumerate(treedef.flatten_up_to(tree)) if i in live]
-        given, old, second = held(updates), held(state.mu), held(state.nu)
-        taken = [
-            seat._replace(present=(g is not None,)) for seat, g in zip(seats([mu[i] for i in live]), given, strict=True)
-        ]
-        groups = stacks(taken)
+        given, old, second = (
+            [None if g is None else jnp.asarray(g) for g in held(updates)],
+            held(state.mu),
+            held(state.nu),
+        )
+        pairs = [mu[i] for i in live]
+        inputs.gradients(pairs, given)
+        kept = [seat._replace(present=(g is not None,)) for seat, g in zip(seats(pairs), given, strict=True)]
+        groups = stacks(kept)
         join = lambda leaves, like=old: [group.join(leaves, like) for group in groups]
         gradients, samples, momenta = join(given), None, join(old)
         if fisher != "batch":
-            samples = filled(join(held(_source(fisher, updates, fisher_grads))), momenta)
+            samples = filled(join(held(inputs.examples(fisher, updates, fisher_grads))), momenta)
         taken = [group.seat for group in groups]
+        if pairs:
+            inputs.state(taken, kept, second, state)
         step = begin(taken, gradients, samples, momenta, state, b1, b2, exponent, eps, options)
         out, new_mu, new_nu, buckets, diagnostics = step.run(gradients, samples, momenta, join(second, second))
         out = [None if g is None else u.astype(g.dtype) for u, g in zip(unstacked(groups, out), given, strict=True)]
@@ -122,21 +126,6 @@ def scale_by_fisher(
         return put(out), FisherState(step.count, *moments, buckets, diagnostics)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _require(fisher: str, decays: dict, options: FisherOptions) -> None:
-    """What can be known to be wrong before any gradient is seen; a decay that is an array is not looked at."""
-    checks.require(fisher in SOURCES, "fisher", repr(fisher), "one of " + ", ".join(SOURCES), "choose one")
-    checks.require(options.basis in ("qr", "eigh"), "basis", repr(options.basis), "'qr' or 'eigh'", "choose one")
-    for name, decay in decays.items():
-        fits = not isinstance(decay, (int, float)) or 0 <= decay < 1
-        checks.require(fits, name, decay, "a decay in [0, 1)", "0.9 is a common one; 1 would never take a gradient in")
-    for name in ("refresh", "max_size", "polar_steps"):
-        value = getattr(options, name)
-        fits = isinstance(value, (int, np.integer)) and value >= 1
-        checks.require(fits, name, repr(value), "an integer, at least 1", "see FisherOptions for its default")
-    fits = options.aspect is None or (isinstance(options.aspect, (int, float)) and options.aspect >= 1)
-    checks.require(fits, "aspect", repr(options.aspect), "None or a number, at least 1", "2 is a good one")
 
 
 def _placed(like, leaves):
@@ -153,22 +142,3 @@ def _empty_buckets(taken: list[layout.Seat]) -> tuple[Bucket, ...]:
         return Bucket(jnp.zeros((sum(counts), d, d), kind), tuple(bases))
 
     return tuple(bucket(d, kind, slots) for (d, kind, _), slots in layout.bucket_slots(taken).items())
-
-
-def _source(fisher: str, updates, fisher_grads):
-    """The gradients, with a leading example axis, whose mean outer product is F."""
-    checks.require(
-        fisher_grads is not None,
-        "fisher_grads",
-        None,
-        f"gradients with a leading example axis, for fisher={fisher!r}",
-        "pass update(grads, state, params, fisher_grads=...)",
-    )
-    checks.require(
-        jax.tree.structure(fisher_grads) == jax.tree.structure(updates),
-        "fisher_grads",
-        jax.tree.structure(fisher_grads),
-        f"the structure of the gradients, {jax.tree.structure(updates)}",
-        "pass matching pytrees",
-    )
-    return fisher_grads

@@ -247,4 +247,10 @@ def _parts(d: int, slots: list[Slot]) -> list[list[Slot]]:
 def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], Any]:
     """Leaves with readable paths, None kept as a leaf so that a missing gradient keeps its place."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in pairs], treedef
+    return [(_readable(path), leaf) for path, leaf in pairs], treedef
+
+
+def _readable(path: tuple) -> str:
+    """As JAX prints it, less the `.value` of a flax variable: `nnx.Optimizer` gives those to `init`, bare arrays to `update`."""
+    inner = path and path[-1] == jax.tree_util.GetAttrKey("value")
+    return jax.tree_util.keystr(path[:-1] if inner else path)
