@@ -41,6 +41,7 @@ class Status(enum.IntEnum):
     out_of_domain = 14
     not_reached = 15
     inconsistent = 16
+    undetermined = 17
 
     @property
     def sentence(self) -> str:
@@ -66,6 +67,7 @@ _SENTENCES = {
     Status.out_of_domain: "no point of the function's domain has the slope asked for",
     Status.not_reached: "the threshold was not reached within the budget; the time is a lower bound",
     Status.inconsistent: "the answer does not solve the equation: the structure declared is not the one there is",
+    Status.undetermined: "the data cannot tell: what is tested does not vary; use a model with fewer free parameters, or more data",
 }
 
 

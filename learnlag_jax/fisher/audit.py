@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from learnlag_jax import checks, trees
+from learnlag_jax.fisher import inputs
 from learnlag_jax.fisher.scores import example_count, wide_dtype
 from learnlag_jax.vocabulary import Array, PyTree
 
@@ -54,7 +55,8 @@ class Audit(NamedTuple):
         drift: the part from the metric's motion, the term -M^-1 (dM/dt) v that every optimiser drops.
         correction: the part from bias correction, a rescaling of eta.
         learning_rate: eta, given or fitted.
-        relative: RMS of `residual` over the run: 0 stationary, 1 when the force explains nothing.
+        relative: RMS of `residual` over the run: 0 stationary, 1 when the force explains nothing, more where a fitted rate
+            leaves more drift than there is impulse; NaN for a run that does not move.
 
     Example:
         >>> from learnlag_jax.fisher import Audit
@@ -119,8 +121,9 @@ def audit(
 
     Args:
         run: from `record`; half precision is audited in float32, and a step that it rounded away was not taken.
-        learning_rate: eta; None fits the one that explains the run best (least squares), so that an optimiser is not
-            blamed for a different scale.
+        learning_rate: eta, one for all steps, so that a schedule shows as unexplained; None fits the one with the least
+            `unexplained` (least squares; negative where the force points away), so that an optimiser is not blamed for a
+            different scale.
         b1, b2, eps: friction, memory of the Fisher estimate, and what is added to its root, as in Adam.
         exponent: a in v = F^a grad l; -1/2 is the learning Lagrangian, 0 is Euclidean.
         bias_correction: whether the running moments are divided by 1 - b^k.
@@ -129,7 +132,7 @@ def audit(
         `Audit`, arrays of length n - 1.
 
     Raises:
-        InputError: fewer than three steps; complex parameters.
+        InputError: fewer than three steps; complex parameters; a decay that is not in [0, 1).
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -145,6 +148,8 @@ def audit(
 
     Reference: MATH.md 7; eq. 31, 32.
     """
+    for name, decay in {"b1": b1, "b2": b2}.items():
+        inputs.number(decay, name, 0, 1, "a decay in [0, 1)", "pass that of the optimiser audited")
     n = example_count(run.gradients)
     checks.require(n >= 3, "run", f"{n} steps", "at least 3 steps", "record a longer run")
     q = jax.vmap(lambda tree: trees.ravel(tree)[0])(run.positions)

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher import operators
-from learnlag_jax.fisher.scores import group_scores, meant, weighted, wide_dtype
+from learnlag_jax.fisher.matrix_free import MatrixFreeFisher
+from learnlag_jax.fisher.scores import group_scores, meant, meant_draws, weighted, wide_dtype
 from learnlag_jax.vocabulary import Array, PyTree
 
 STRUCTURES = ("full", "diagonal", "kronecker", "matrix_free")
@@ -50,14 +51,19 @@ def fisher_information(
         sample: `sample(params, example, key) -> example` with the outcome redrawn from the model.
         key: a typed JAX key for "sampled".
         batch_size: examples per mini-batch for "batch"; all n by default (rank one).
-        damping: adds damping * (tr F / P) I: relative to scale, so a change of units leaves its effect alone.
-        krylov: dimension of the Krylov space for matrix-free powers.
+        damping: adds damping * (tr F / P) I, at least 0: relative to scale, so a change of units leaves its effect alone.
+            In "kronecker" each factor gets damping times its own mean eigenvalue, so that a block stays a product of
+            factors: the trace of a matrix leaf grows by (1 + damping)^2.
+        krylov: dimension of the Krylov space for matrix-free powers: exact from the number of distinct eigenvalues on; at
+            64 and a condition of 1e4 F^-1 v may be wrong by a quarter. F(F.solve(v)) beside v tells.
 
     Returns:
-        An operator (a pytree, so it passes through jit). `F.power(a)` is again an operator; calling it is `mv`.
+        An operator (a pytree, so it passes through jit): `mv(v)` = F v, `solve(v)` = F^-1 v, `power(a)`, again an operator,
+        `trace()` and `dense()`; calling it is `mv`. With the model's own outcomes ("exact") F is also the generalised
+        Gauss-Newton matrix wherever `log_prob` is that of an exponential family in its natural parameters.
 
     Raises:
-        InputError: unknown estimator or structure, or what the estimator needs is missing.
+        InputError: unknown estimator or structure, or what the estimator needs is missing; a negative damping.
 
     Example:
         >>> import jax.numpy as jnp
@@ -73,7 +79,10 @@ def fisher_information(
     checks.require(
         structure in STRUCTURES, "structure", repr(structure), "one of " + ", ".join(STRUCTURES), "choose one"
     )
-    data = {"outcomes": outcomes, "sample": sample, "batch_size": batch_size}
+    fits = checks.is_traced(damping) or damping >= 0
+    checks.require(fits, "damping", damping, "a number, at least 0", "F would no longer be positive semi-definite")
+    checks.whole(krylov, "krylov", 1, "64 is the default")
+    data = {**meant_draws(params, batch, outcomes, sample, key), "batch_size": batch_size}
     log_prob = meant(log_prob, params, batch)
     return _fisher_information(log_prob, params, batch, estimator, structure, krylov, **data, key=key, damping=damping)
 
@@ -86,9 +95,9 @@ def _fisher_information(
 ) -> operators.Operator:
     examples, w = weighted(log_prob, params, batch, estimator, **data)
     if structure == "matrix_free":
-        bare = operators.MatrixFreeFisher(params, examples, w, jnp.zeros((), w.dtype), log_prob, krylov)
+        bare = MatrixFreeFisher(params, examples, w, jnp.zeros((), w.dtype), log_prob, krylov)
         ridge = _ridge(bare, damping)
-        return operators.MatrixFreeFisher(params, examples, w, ridge, log_prob, krylov)
+        return MatrixFreeFisher(params, examples, w, ridge, log_prob, krylov)
     s = group_scores(log_prob, params, examples)
     s = jax.tree.map(lambda x: x.astype(wide_dtype(x)), s)
     build = {"full": _full, "diagonal": _diagonal, "kronecker": _kronecker}[structure]
@@ -149,10 +158,11 @@ def _(F: operators.DiagonalFisher, damping):
 
 @_damped.register
 def _(F: operators.KroneckerFisher, damping):
-    """Each factor A gets damping * (tr A / d) I, so the block stays a Kronecker product."""
+    """Each factor A gets damping * (tr A / d) I, so the block stays a Kronecker product; a number has no factor."""
 
     def lift(a):
         d = a.shape[0]
         return a + jnp.asarray(damping, a.dtype) * (jnp.trace(a) / d) * jnp.eye(d, dtype=a.dtype)
 
-    return operators.KroneckerFisher(tuple(tuple(map(lift, f)) for f in F.factors), F.scales, F.point)
+    scales = tuple(t if f else t + jnp.asarray(damping, t.dtype) * t for f, t in zip(F.factors, F.scales, strict=True))
+    return operators.KroneckerFisher(tuple(tuple(map(lift, f)) for f in F.factors), scales, F.point)

@@ -1,15 +1,14 @@
-"""Fisher information as a linear operator on parameter pytrees: full, diagonal, Kronecker, matrix-free.
+"""Fisher information as a linear operator on parameter pytrees: full, diagonal, Kronecker; `matrix_free` has a fourth.
 
     mv(v) = F v      solve(v) = F^-1 v      power(a).mv(v) = F^a v
 
-All are positive semi-definite by construction. Negative powers are pseudo-inverses: eigenvalues at or below
-P eps max(w) count as zero, so nothing is divided by rounding noise. Comes from: `fisher_information`.
+All are positive semi-definite by construction. Negative powers are pseudo-inverses: eigenvalues at or below the rounding of
+their matrix, d eps max(w) with d its side, count as zero, so nothing is divided by noise; a diagonal has none. What is not
+finite stays so. Comes from: `fisher_information`.
 Goes to: `stationarity`, the learning Lagrangian, natural-gradient steps. Reference: MATH.md 6, 7.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import dataclass_transform
 
@@ -17,12 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import trees
-from learnlag_jax.fisher.scores import group_log_probs
 from learnlag_jax.vocabulary import Array, PyTree
 
 
 def spectral_power(w: Array, exponent, cutoff: Array) -> Array:
-    """w^a where w > cutoff, else 0; every w^0 is 1, so that exponent 0 is the identity.
+    """w^a where w > cutoff, else 0, and NaN where w is; every w^0 is 1, so that exponent 0 is the identity.
 
     Example:
         >>> import jax.numpy as jnp
@@ -31,13 +29,13 @@ def spectral_power(w: Array, exponent, cutoff: Array) -> Array:
         [0.5, 0.0]
     """
     a = jnp.asarray(exponent, w.dtype)
-    kept = w > cutoff
+    kept = ~(w <= cutoff)
     powered = jnp.power(jnp.where(kept, w, jnp.ones_like(w)), jnp.broadcast_to(a, w.shape))
     return jnp.where(kept, powered, jnp.where(a == 0, jnp.ones_like(w), jnp.zeros_like(w)))
 
 
-def _cutoff(w: Array, size: int) -> Array:
-    return size * jnp.finfo(w.dtype).eps * jnp.max(w, initial=0.0)
+def cutoff(w: Array, size: int, eps: float | None = None) -> Array:
+    return jnp.asarray(size * (eps or float(jnp.finfo(w.dtype).eps)), w.dtype) * jnp.max(w, initial=0.0)
 
 
 def matrix_power(matrix: Array, exponent) -> Array:
@@ -51,7 +49,31 @@ def matrix_power(matrix: Array, exponent) -> Array:
         [0.666667, -0.333333]
     """
     w, q = jnp.linalg.eigh(matrix)
-    return (q * spectral_power(w, exponent, _cutoff(w, w.shape[-1]))[None, :]) @ q.T
+    return (q * spectral_power(w, exponent, cutoff(w, w.shape[-1]))[None, :]) @ q.T
+
+
+@jax.custom_jvp
+def pseudo_inverse(matrix: Array) -> Array:
+    """F^-1 on the range of F, with the derivative of a matrix of constant rank, which needs no distinct eigenvalues.
+
+    dF^+ = -F^+ dF F^+ + F^+ F^+ dF (I - F F^+) + (I - F^+ F) dF F^+ F^+        (Golub and Pereyra 1973)
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from learnlag_jax.fisher.operators import pseudo_inverse
+        >>> jax.grad(lambda a: pseudo_inverse(a * jnp.eye(2))[0, 0])(jnp.float64(2.0)).tolist()
+        -0.25
+    """
+    return matrix_power(matrix, -1.0)
+
+
+@pseudo_inverse.defjvp
+def _(primals, tangents):
+    (F,), (dF,) = primals, tangents
+    inverse = pseudo_inverse(F)
+    missing = jnp.eye(F.shape[-1], dtype=F.dtype) - F @ inverse
+    outer = inverse @ inverse @ dF @ missing
+    return inverse, outer + outer.T - inverse @ dF @ inverse
 
 
 class Operator:
@@ -60,9 +82,11 @@ class Operator:
     point: PyTree
 
     def mv(self, v: PyTree) -> PyTree:
+        """F v, for v like the parameters."""
         raise NotImplementedError
 
     def power(self, exponent) -> "Operator":
+        """F^a as an operator, for any real a; its negative powers act on the range of F."""
         raise NotImplementedError
 
     def __call__(self, v: PyTree) -> PyTree:
@@ -87,7 +111,7 @@ class Operator:
 
 
 @dataclass_transform(frozen_default=True)
-def _register(*, meta: tuple[str, ...] = ()):
+def register(*, meta: tuple[str, ...] = ()):
     def decorate(cls):
         cls = dataclass(frozen=True)(cls)
         fields = [name for name in cls.__dataclass_fields__ if name not in meta]
@@ -96,7 +120,7 @@ def _register(*, meta: tuple[str, ...] = ()):
     return decorate
 
 
-@_register()
+@register()
 class FullFisher(Operator):
     """The whole matrix, (P, P): exact, for P up to a few thousand."""
 
@@ -110,11 +134,14 @@ class FullFisher(Operator):
     def power(self, exponent):
         return FullFisher(matrix_power(self.matrix, exponent), self.point)
 
+    def solve(self, v):
+        return FullFisher(pseudo_inverse(self.matrix), self.point).mv(v)
+
     def dense(self):
         return self.matrix
 
 
-@_register()
+@register()
 class DiagonalFisher(Operator):
     """The diagonal alone: a pytree like the parameters."""
 
@@ -125,13 +152,7 @@ class DiagonalFisher(Operator):
         return jax.tree.map(lambda d, x: (d * x.astype(d.dtype)).astype(x.dtype), self.values, v)
 
     def power(self, exponent):
-        largest = trees.max_abs(self.values)
-
-        def leaf(d):
-            return spectral_power(
-                d, exponent, (trees.size(self.values) * jnp.finfo(d.dtype).eps * largest).astype(d.dtype)
-            )
-
+        leaf = lambda d: spectral_power(d, exponent, jnp.zeros((), d.dtype))
         return DiagonalFisher(jax.tree.map(leaf, self.values), self.point)
 
     def dense(self):
@@ -141,7 +162,7 @@ class DiagonalFisher(Operator):
         return functools.reduce(jnp.add, [jnp.sum(d) for d in jax.tree.leaves(self.values)])
 
 
-@_register()
+@register()
 class KroneckerFisher(Operator):
     """One block per leaf, F = scale A_1 (x) ... (x) A_r with one factor per axis; leaves are uncorrelated.
 
@@ -188,104 +209,10 @@ def apply_factors(factors: tuple[Array, ...], x: Array) -> Array:
 
 
 def kronecker_factors(second_moments: tuple[Array, ...], total: Array) -> tuple[tuple[Array, ...], Array]:
-    """The factors and their scale: r axis moments, each with trace `total`, divided by total^(r - 1)."""
-    rank = len(second_moments)
-    if rank == 0:
-        return (), total
-    return second_moments, spectral_power(total, 1.0 - rank, jnp.zeros_like(total))
+    """The factors, each with trace 1, and their scale: the axis moments, each with trace `total`, over it.
 
-
-@_register(meta=("log_prob", "steps"))
-class MatrixFreeFisher(Operator):
-    """F v = J' diag(w) J v by one jvp and one vjp; powers by Lanczos. Memory O(P + m), no matrix."""
-
-    point: PyTree
-    examples: PyTree
-    weights: Array
-    damping: Array
-    log_prob: Callable
-    steps: int
-
-    def mv(self, v):
-        return trees.axpy(self.damping, v, self._undamped(v))
-
-    def _undamped(self, v):
-        log_probs = group_log_probs(self.log_prob, self.examples)
-        _, pushed = jax.jvp(log_probs, (self.point,), (v,))
-        _, pull = jax.vjp(log_probs, self.point)
-        return pull((self.weights * pushed).astype(pushed.dtype))[0]
-
-    def power(self, exponent):
-        return LanczosPower(self, jnp.asarray(exponent, self.damping.dtype))
-
-    def trace(self):
-        def square(group):
-            mean = lambda params: group_log_probs(self.log_prob, jax.tree.map(lambda x: x[None], group))(params)[0]
-            return trees.norm(jax.grad(mean)(self.point)) ** 2
-
-        squares = jax.lax.map(square, self.examples, batch_size=16)
-        return jnp.sum(self.weights * squares.astype(self.weights.dtype)) + self.damping * trees.size(self.point)
-
-
-@_register()
-class LanczosPower(Operator):
-    """F^a v ~ |v| Q f(T) e_1 from a Krylov space of `steps` dimensions, with full reorthogonalisation.
-
-    Exact when the Krylov space of v is exhausted; otherwise the error falls as the best polynomial approximation
-    of w^a on the spectrum. Negative powers act on the range of F.
+    No product of traces is formed: the fourth power of a small gradient is zero in float32.
     """
-
-    fisher: MatrixFreeFisher
-    exponent: Array
-
-    @property
-    def point(self):
-        return self.fisher.point
-
-    def mv(self, v):
-        flat, fold = trees.ravel(v)
-        steps = min(self.fisher.steps, flat.size)
-        q, alpha, beta = lanczos(lambda x: trees.ravel(self.fisher.mv(fold(x)))[0], flat, steps)
-        w, u = jnp.linalg.eigh(jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1))
-        f = spectral_power(w, self.exponent.astype(w.dtype), _cutoff(w, flat.size))
-        return fold(jnp.linalg.norm(flat) * (q.T @ (u @ (f * u[0]))))
-
-    def power(self, exponent):
-        return LanczosPower(self.fisher, self.exponent * jnp.asarray(exponent, self.exponent.dtype))
-
-
-def lanczos(mv: Callable, v: Array, steps: int) -> tuple[Array, Array, Array]:
-    """Orthonormal Krylov basis Q (steps, P) and the tridiagonal (alpha, beta) with A Q' = Q' T + remainder.
-
-    A Krylov space that closes early leaves zero rows: they carry no weight in any function of T.
-    """
-    tiny = jnp.asarray(v.size * jnp.finfo(v.dtype).eps, v.dtype)
-
-    def normalised(x, floor):
-        length = jnp.linalg.norm(x)
-        live = length > floor
-        return jnp.where(live, x / jnp.where(live, length, jnp.ones_like(length)), jnp.zeros_like(x)), jnp.where(
-            live, length, jnp.zeros_like(length)
-        )
-
-    def step(k, carry):
-        q, alpha, beta, scale = carry
-        y = mv(q[k])
-        a = jnp.vdot(q[k], y)
-        scale = jnp.maximum(scale, jnp.linalg.norm(y))
-        for _ in range(2):  # twice is enough (Kahan): one pass leaves rounding of the size of the cancelled part
-            y = y - q.T @ (q @ y)
-        following, b = normalised(y, tiny * scale)
-        q = q.at[k + 1].set(following, mode="drop")
-        return q, alpha.at[k].set(a), beta.at[k].set(b), scale
-
-    first, _ = normalised(v, jnp.zeros((), v.dtype))
-    q = jnp.zeros((steps, v.size), v.dtype).at[0].set(first)
-    empty = jnp.zeros(steps, v.dtype)
-    q, alpha, beta, _ = jax.lax.fori_loop(0, steps, step, (q, empty, empty, jnp.zeros((), v.dtype)))
-    return q, alpha, beta
-
-
-def entries(shape: tuple[int, ...]) -> int:
-    """Number of entries of an array of this shape."""
-    return math.prod(shape)
+    live = total > 0
+    safe = jnp.where(live, total, jnp.ones_like(total))
+    return tuple(jnp.where(live, A, jnp.zeros_like(A)) / safe for A in second_moments), total

@@ -20,10 +20,18 @@ from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree
 
 
-def meant(log_prob: Callable, params: PyTree, batch: PyTree) -> Callable:
-    """The log-likelihood as a static argument that changes with every number it reads."""
+def meant(log_prob: Callable, params: PyTree, batch: PyTree, *rest) -> Callable:
+    """The log-likelihood, or another function of parameters and one example, as a static argument that changes with every
+    number it reads."""
     example = lambda x: jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
-    return by_meaning(log_prob, params, jax.tree.map(example, batch))
+    return by_meaning(log_prob, params, jax.tree.map(example, batch), *rest)
+
+
+def meant_draws(params: PyTree, batch: PyTree, outcomes: Callable | None, sample: Callable | None, key) -> dict:
+    """What enumerates or draws outcomes of the model, in the same way: it may read numbers that change."""
+    kind = key if key is None else jax.ShapeDtypeStruct(jnp.shape(key), jnp.result_type(key))  # looked at, not used up
+    drawn = None if sample is None else meant(sample, params, batch, kind)
+    return {"outcomes": None if outcomes is None else meant(outcomes, params, batch), "sample": drawn}
 
 
 def wide_dtype(x) -> jnp.dtype:
@@ -150,8 +158,9 @@ def weighted(
         return Weighted(jax.tree.map(lambda x: x.reshape(m, 1, *x.shape[2:]), examples), p.reshape(m) / n)
     if estimator == "sampled":
         batch = _resample(params, batch, outcomes, sample, key)
-    group = n if estimator == "batch" and batch_size is None else batch_size or 1
-    group = group if estimator == "batch" else 1
+    if estimator == "batch" and batch_size is not None:
+        checks.whole(batch_size, "batch_size", 1, "None takes all examples")
+    group = (n if batch_size is None else batch_size) if estimator == "batch" else 1
     checks.require(n % group == 0, "batch_size", group, f"a divisor of n = {n}", "drop the incomplete batch")
     kind = np.result_type(*(wide_dtype(leaf) for leaf in jax.tree.leaves(params)))
     grouped = jax.tree.map(lambda x: jnp.reshape(x, (n // group, group, *jnp.shape(x)[1:])), batch)

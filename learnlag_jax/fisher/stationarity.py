@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher.information import fisher_information
 from learnlag_jax.fisher.operators import matrix_power
-from learnlag_jax.fisher.scores import example_count, meant, scores
+from learnlag_jax.fisher.scores import example_count, meant, meant_draws, scores
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 
@@ -36,14 +36,18 @@ class Stationarity(NamedTuple):
         divergence: (div F^-1) . E[grad l] / P; 0 at a maximum of the likelihood.
         kinetic: mean over examples of s' F^-1 s / (2 P); 1/2 at full rank (equipartition).
         drift: kinetic energy of the mean score, gbar' F^-1 gbar / (2 P); 0 at a maximum of the likelihood.
-        statistic: squared standard score of the information-matrix residual; chi-square(1) under the model.
+        statistic: ((penalty / P - 1) / standard_error)^2; chi-square(1) under the model.
         p_value: chance of a larger statistic under a well-specified model; small means misspecified.
-        standard_error: of `residual` over repeated data sets at the maximum likelihood.
+        standard_error: of penalty / P - 1 over repeated data sets at the maximum likelihood: to first order that of
+            `residual`, for a right model and the empirical F.
         tic: Takeuchi's criterion, -2 sum l + 2 penalty (nats).
         penalty: tr(J^-1 K), J = -E[Hess l], K = E[s s']: P for a well-specified model.
         covariance: sandwich J^-1 K J^-1 / n of the estimator, (P, P), in the order of `trees.ravel`.
         rank: rank of F at rounding.
-        status: `converged`; `singular` if J is; `rank_deficient` if F is, for then its inverse is a pseudo-inverse.
+        status: `converged`; `nonfinite_function` or `nonfinite_derivative`; `rank_deficient` if F is, for then its inverse is a
+            pseudo-inverse; `singular` or `not_positive_definite` if J is (in units of its own diagonal): then tic, penalty and
+            covariance mean nothing; `undetermined`, with a NaN for statistic and p-value, where what is tested is the same
+            for all data, as in a saturated model.
 
     Example:
         >>> from learnlag_jax.fisher import Stationarity
@@ -77,11 +81,13 @@ def stationarity(
         log_prob: `log_prob(params, example)`, one real scalar in nats, three times differentiable.
         params: theta, a pytree of P real numbers; P up to about a thousand (P x P matrices are formed).
         batch: n examples, leading axis n on every leaf.
-        estimator: which Fisher information fills F; "empirical" makes the residual a test that can fail.
+        estimator: which Fisher information fills F; "empirical" makes the residual a test that can fail; "sampled" holds
+            its labels fixed when theta moves, so its `divergence` is that of "exact" at a maximum only.
         **options: of `fisher_information`: `outcomes`, `sample`, `key`, `batch_size`, `damping`.
 
     Returns:
-        `Stationarity`. The p-value is for a maximum-likelihood `params`: away from one look at `drift` first.
+        `Stationarity`. The p-value is for a maximum-likelihood `params`: away from one look at `drift` first. It is that of
+        a limit of many examples: below a few hundred a right model is rejected too often, and `bootstrap` is not.
 
     Raises:
         InputError, DTypeError: at trace time.
@@ -99,6 +105,8 @@ def stationarity(
     """
     checks.floating(params, "params")
     values = {name: options.pop(name) for name in ("key", "damping") if name in options}
+    drawn = meant_draws(params, batch, options.pop("outcomes", None), options.pop("sample", None), values.get("key"))
+    options |= {name: function for name, function in drawn.items() if function is not None}
     return _stationarity(
         meant(log_prob, params, batch), estimator, tuple(sorted(options.items())), params, batch, values
     )
@@ -111,7 +119,7 @@ def _stationarity(log_prob, estimator, choices, params, batch, values) -> Statio
     size = flat.size
 
     def information(theta):
-        return fisher_information(log_prob, theta, batch, estimator=estimator, **options)
+        return fisher_information(log_prob, theta, batch, estimator=estimator, **again(options))
 
     def mean_log_prob(theta):
         return jnp.mean(jax.vmap(log_prob, (None, 0))(fold(theta), batch))
@@ -131,7 +139,7 @@ def _stationarity(log_prob, estimator, choices, params, batch, values) -> Statio
     K = 0.5 * (K + K.T)
     inverse_J = jnp.linalg.inv(J)
     penalty = jnp.sum(inverse_J * K)
-    singular = ~jnp.all(jnp.isfinite(inverse_J))
+    finite = jnp.isfinite(mean_log_prob(flat)) & jnp.all(jnp.isfinite(F))
     return Stationarity(
         residual=1 + curvature + divergence,
         curvature=curvature,
@@ -146,11 +154,38 @@ def _stationarity(log_prob, estimator, choices, params, batch, values) -> Statio
         covariance=inverse_J @ K @ inverse_J / n,
         rank=rank,
         status=first_failure(
-            status_where(~jnp.all(jnp.isfinite(F)), Status.nonfinite_function),
-            status_where(singular, Status.singular),
+            status_where(~finite, Status.nonfinite_function),
+            status_where(~jnp.all(jnp.isfinite(hessian)), Status.nonfinite_derivative),
             status_where(rank < size, Status.rank_deficient),
+            definiteness(J),
+            status_where(jnp.isnan(statistic), Status.undetermined),
         ),
     )
+
+
+def definiteness(J: Array) -> Array:
+    """`singular` or `not_positive_definite` at rounding, in units of the diagonal of J: those of the parameters do not matter.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax import Status
+        >>> from learnlag_jax.fisher.stationarity import definiteness
+        >>> [Status(int(definiteness(jnp.diag(jnp.array(d))))).name for d in ([1e-30, 1.0], [0.0, 1.0], [-1.0, 1.0])]
+        ['converged', 'singular', 'not_positive_definite']
+    """
+    d = jnp.sqrt(jnp.abs(jnp.diagonal(J)))
+    d = jnp.where(d > 0, d, jnp.ones_like(d))
+    w = jnp.linalg.eigvalsh(J / d[:, None] / d[None, :])
+    floor = len(d) * jnp.finfo(J.dtype).eps * jnp.max(jnp.abs(w))
+    return first_failure(
+        status_where(jnp.any(jnp.abs(w) <= floor), Status.singular),
+        status_where(w[0] < 0, Status.not_positive_definite),
+    )
+
+
+def again(options: dict) -> dict:
+    """The options with the same key for the same labels another time."""
+    return options | ({} if options.get("key") is None else {"key": jax.random.clone(options["key"])})
 
 
 def inverse_divergence(information: Callable, theta: Array, inverse: Array, z: Array) -> Array:
@@ -173,7 +208,8 @@ def information_matrix_statistic(log_prob, fold, flat, batch, s, hessian):
     """White's test in trace form: c_i = tr(J^-1 (s_i s_i' + Hess_i)) / P has mean penalty / P - 1, zero under the model.
 
     The weight is J^-1, not F^-1: the outer product in F is correlated with what is tested, which spoils the size in
-    small samples. The mean at the fitted theta moves with theta, hence c_i - grad(mean c) . H^-1 s_i in the variance.
+    small samples. The mean at the fitted theta moves with theta, hence c_i - grad(mean c) . H^-1 s_i in the variance. NaN
+    where that has none: then the two cancel for whatever data.
     """
     size, n = flat.size, s.shape[0]
     weight, directions = jnp.linalg.eigh(-jnp.linalg.inv(hessian))
@@ -194,6 +230,9 @@ def information_matrix_statistic(log_prob, fold, flat, batch, s, hessian):
 
     c = jax.vmap(indicator, (None, 0))(flat, batch).astype(s.dtype)
     slope = jax.grad(mean_indicator)(flat).astype(s.dtype)
-    influence = c - s @ jnp.linalg.solve(hessian, slope)
-    variance = jnp.mean((influence - jnp.mean(influence)) ** 2)
-    return n * jnp.mean(c) ** 2 / variance, jnp.sqrt(variance / n)
+    moved = s @ jnp.linalg.solve(hessian, slope)
+    variance = jnp.mean((c - moved - jnp.mean(c - moved)) ** 2)
+    rounding = (1e3 * jnp.finfo(c.dtype).eps) ** 2 * jnp.mean(c**2 + moved**2)
+    tested = ~(variance <= rounding)  # else the quotient would be rounding over rounding
+    statistic = n * jnp.mean(c) ** 2 / jnp.where(tested, variance, jnp.ones_like(variance))
+    return jnp.where(tested, statistic, jnp.nan), jnp.sqrt(variance / n)

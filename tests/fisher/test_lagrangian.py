@@ -161,6 +161,13 @@ def test_a_short_run_is_refused():
         audit(run_of(optax.sgd(1e-3), steps=2))
 
 
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_a_decay_of_one_is_refused(name):
+    """It divides by 1 - b^k = 0: every number was NaN."""
+    with pytest.raises(InputError, match=f"^{name}: got 1.0"):
+        audit(run_of(optax.sgd(1e-3), steps=4), **{name: 1.0})
+
+
 def test_complex_parameters_are_refused():
     path = jnp.ones((5, 2), jnp.complex64)
     with pytest.raises(InputError, match="real positions"):
