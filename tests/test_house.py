@@ -129,7 +129,7 @@ def test_every_public_function_lowers_for_every_platform(function, arguments):
     assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compare.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/compare.md", "docs/optimiser.md"])
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / page).read_text("utf-8")

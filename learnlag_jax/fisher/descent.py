@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shampoo_squared": {"structure": "kronecker", "b1": 0.9, "b2": 0.99, "options": FisherOptions(refresh=10)},
     "soap": {"structure": "eigen", "b1": 0.95, "b2": 0.95, "options": FisherOptions(refresh=10, aspect=None)},
     "muon": {"structure": "one_sided", "b1": 0.95, "b2": 0.95, "options": FisherOptions(nesterov=True)},
-    "natural_gradient": {"structure": "kronecker", "exponent": -1.0, "b1": 0.9, "b2": 0.99, "eps": 1e-4},
+    "natural_gradient": {"structure": "kronecker", "exponent": -1.0, "b1": 0.9, "b2": 0.99, "eps": 0.1},
 }
 
 
@@ -44,7 +44,11 @@ def preset(name: str) -> dict[str, Any]:
     """The arguments of `scale_by_fisher` that give a known method.
 
     Args:
-        name: one of "adam", "rmsprop", "shampoo", "shampoo_squared", "soap", "muon", "natural_gradient".
+        name: "adam" (Kingma and Ba 2014), "rmsprop" (Tieleman 2012), "shampoo" (Gupta et al. 2018; a = -1/4),
+            "shampoo_squared" (Morwani et al. 2024; a = -1/2), "soap" (Vyas et al. 2024), "muon" (Jordan et al. 2024, with
+            optax's Nesterov; steps are sqrt(max(m, n)) times the polar factor, so a rate is that much smaller) or
+            "natural_gradient" (Amari 1998, Martens and Grosse 2015; a = -1, damping eps^2 = 0.01: give it
+            `fisher="sampled"`).
 
     Returns:
         Keyword arguments, a fresh dict to change at will.
@@ -58,7 +62,7 @@ def preset(name: str) -> dict[str, Any]:
         -0.25
         >>> optimiser = scale_by_fisher(**preset("adam"))
 
-    Reference: MATH.md 7; the papers named in the module's docstring.
+    Reference: MATH.md 7; docs/optimiser.md.
     """
     checks.require(name in PRESETS, "name", repr(name), "one of " + ", ".join(PRESETS), "choose one")
     return dict(PRESETS[name])
@@ -80,17 +84,21 @@ def fisher_descent(
     """Fisher-preconditioned descent with decoupled weight decay: a drop-in for `optax.adamw(learning_rate)`.
 
     Args:
-        learning_rate: a float, a scalar array or an optax schedule.
+        learning_rate: a float, a scalar array or an optax schedule. Start at AdamW's best: over five tasks the best one is
+            half to twice that, and at equal rates from 0.01 up the final loss is lower. Far below it AdamW is faster.
         structure, exponent, b1, b2, eps, fisher, options: as in `scale_by_fisher`; the defaults here come from the
             language-model benchmark: a short memory of F, a basis for the shorter side of long matrices alone,
             turned with every step, and Nesterov's look ahead (`FisherOptions(refresh=1, nesterov=True)`: say both again
             where you say a third). Where sides pass a few hundred and batches are small, a
             `refresh` of 5 or 10 saves time and loses some of the steps won.
-        weight_decay: decoupled decay, multiplied by the learning rate, as in `optax.adamw`.
+        weight_decay: decoupled decay, multiplied by the learning rate, as in `optax.adamw`; a skipped step decays too.
         mask: which leaves decay, as in optax.
 
     Returns:
         An optax `GradientTransformationExtraArgs` whose updates are added to the parameters.
+
+    Raises:
+        InputError: as `scale_by_fisher`; a rate or decay that is no number.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -103,7 +111,7 @@ def fisher_descent(
         >>> [round(float(x), 2) for x in q]
         [0.64, -0.64]
 
-    Reference: MATH.md 7.
+    Reference: MATH.md 7; docs/optimiser.md.
     """
     number = "a number or an optax schedule"
     if not callable(learning_rate):

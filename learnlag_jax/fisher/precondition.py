@@ -41,11 +41,12 @@ def scale_by_fisher(
     Args:
         structure: "eigen" (running second moment in the Kronecker eigenbasis), "diagonal" (Adam), "kronecker"
             (F = L (x) R / tr L), "one_sided" (polar factor of the momentum), "full", "none", or a rule
-            `rule(path, shape) -> name`. A leaf without an axis that can carry a factor is diagonal;
-            a vector under "kronecker" is "full".
-        exponent: a, a float or a scalar array, so it can be injected and scheduled.
+            `rule(path, shape) -> name`, with paths as "['dense']['kernel']". A leaf without an axis that can carry a factor
+            is diagonal; a vector under "kronecker" is "full".
+        exponent: a, a float or a scalar array, so it can be injected and scheduled; steps scale as gradients^(1 + 2a).
         fisher: whose second moment: "batch" the gradients themselves (as Adam), "per_example" or "sampled" those passed
-            as `update(..., fisher_grads=...)`, like the gradients with a leading example axis.
+            as `update(..., fisher_grads=...)`, like the gradients with a leading example axis; steps are then shorter,
+            by up to the root of the batch size.
         b1, b2: decays of the running mean and of the running second moment, in [0, 1).
         eps: added to the root of the second moment.
         options: static choices, `FisherOptions`.
@@ -55,7 +56,8 @@ def scale_by_fisher(
         Under `vmap` every step pays for a refresh, unless `skip_nonfinite=False` and `count` is kept unbatched.
 
     Raises:
-        InputError: unknown structure or source, or a decay or option out of its range; `fisher_grads` missing, at trace time.
+        InputError, DTypeError: unknown structure or source; a number or option out of its range; at trace time, gradients of
+            another shape than their parameters, `fisher_grads` missing or misshapen, a state of another structure.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -65,7 +67,7 @@ def scale_by_fisher(
         >>> [round(float(x), 5) for x in u.ravel()]
         [1.0, -1.0, 1.0, 1.0]
 
-    Reference: MATH.md 7; eq. 31, 32.
+    Reference: MATH.md 7; eq. 31, 32; docs/optimiser.md.
     """
     inputs.choices(structure, fisher, {"b1": b1, "b2": b2, "eps": eps, "exponent": exponent}, options)
     limits = {

@@ -24,9 +24,10 @@ class FisherOptions(NamedTuple):
         merge: merge neighbouring dimensions into the most nearly square matrix.
         bias_correction: divide the moments by 1 - b^k.
         nesterov: look one step ahead with the momentum, as `optax.nadam`.
-        skip_nonfinite: a step with a gradient (or `fisher_grads`) that is not finite, or whose square is not, changes nothing and is
-            counted: an infinite second moment would stay so for good. In float32 that is an entry, or the norm of a leaf
-            with factors or of its samples, beyond 2^64 = 1.8e19.
+        skip_nonfinite: a step with a gradient (or `fisher_grads`) that is not finite, or whose square is not, updates by
+            zero, changes nothing in this state (what follows in a chain goes on) and is counted: an infinite second moment
+            would stay so for good. In float32 that is an entry, or the norm of a leaf with factors or of its samples, beyond
+            2^64 = 1.8e19.
         polar_steps: matrix-product steps of the polar factor in "one_sided"; 5 leave 0.5 %, 6 rounding.
 
     Example:
@@ -63,13 +64,15 @@ class Bucket(NamedTuple):
 
 
 class Diagnostics(NamedTuple):
-    """What the optimiser knows about itself, float32 scalars, renewed at every refresh.
+    """What the optimiser knows about itself, float32 scalars, renewed at every refresh; zero before the first, at step refresh + 1.
 
     Attributes:
-        kinetic: (1/2P) g' F^-1 g of the current gradient; about 1/2 where F fits (equipartition);
+        kinetic: (1/2P) g' F^-1 g of the current gradient; 1/2 where F is the second moment of such gradients
+            (equipartition), less while they shrink, about 1/2B where F is that of single examples, B a batch;
             every 16th row stands for all of a long elementwise leaf.
         staleness: largest |offdiag(Q' A Q)|_F / |A|_F before the refresh: 0 where the basis is exact.
-        whitening: largest RMS correlation left between coordinates in the basis, |P A P - I|_F / sqrt(d).
+        whitening: the correlations of a coordinate with all others in the basis, |P A P - I|_F / sqrt(d), in the worst
+            factor: 0 to sqrt(d - 1).
         condition: largest ratio of a factor's largest to mean eigenvalue.
         skipped: int32, steps skipped because a gradient or its square was not finite.
 
