@@ -98,12 +98,13 @@ def probed_stationarity(
         w = product(inverse, z)
         missed, length = z - product(F, w), jnp.linalg.norm
         lost = length(missed) > enough * length(z)
-        outside = length(product(F, missed)) <= enough * length(product(F, z))  # of the range of F
+        outside = length(product(F, missed)) <= eps**0.5 * length(product(F, z))  # of the range of F
         hessian = jax.jvp(jax.grad(mean), (flat,), (z,))[1]
         turned = jax.jvp(lambda theta: product(F_at(theta), y), (flat,), (z,))[1]
         return jnp.vdot(w, hessian) / flat.size, -jnp.vdot(w, turned) / flat.size, lost & outside, lost
 
-    enough = max(1e-3, float(jnp.finfo(flat.dtype).eps) ** (1 / 3))
+    eps = float(jnp.finfo(flat.dtype).eps)
+    enough = max(1e-3, eps ** (1 / 3))
     curvature, divergence, outside, lost = jax.lax.map(probe, jax.random.split(key, probes))
     spread = jnp.std(curvature + divergence, ddof=1) / jnp.sqrt(jnp.asarray(probes, flat.dtype))
     residual = 1 + jnp.mean(curvature) + jnp.mean(divergence)

@@ -87,7 +87,7 @@ def stationarity(
 
     Returns:
         `Stationarity`. The p-value is for a maximum-likelihood `params`: away from one look at `drift` first. It is that of
-        a limit of many examples: below a few hundred a right model is rejected too often, and `bootstrap` is not.
+        a limit of many examples: below a few hundred it rejects right models too often, and that of `bootstrap` does not.
 
     Raises:
         InputError, DTypeError: at trace time.
