@@ -18,6 +18,7 @@ import optax
 from harness import Contender, Row, compare, options, save
 
 from learnlag_jax import fisher
+from learnlag_jax.experiments.comparison import workloads
 
 STEPS = 10  # the default `refresh`
 NAMES = {1: "shorter side", 2: "both sides"}
@@ -116,19 +117,34 @@ def one_sided_arithmetic(gradients):
     return jax.tree.map(lambda x: jnp.sum(jax.lax.scan(step, x / jnp.linalg.norm(x), length=STEPS)[0]), gradients)
 
 
-def compile_remarks(optimisers: dict, gradients, rounds: int) -> list[str]:
+def compile_remarks(what: str, compilers: dict[str, Callable], rounds: int) -> list[str]:
     """Seconds from Python to machine code over those of the first, in alternation, nothing cached."""
-    took = {name: [] for name in optimisers}
+    took = {name: [] for name in compilers}
     for _ in range(rounds):
-        for name, optimiser in optimisers.items():
+        for name, compiler in compilers.items():
             jax.clear_caches()
-            took[name].append(ready(optimiser, [gradients]).seconds)
+            start = time.perf_counter()
+            compiler()
+            took[name].append(time.perf_counter() - start)
     first, *_ = (statistics.median(times) for times in took.values())
     return [
-        f"Compile time of {len(gradients)} leaves over {next(iter(took))}, medians of {rounds}: {name} "
+        f"Compile time of {what} over {next(iter(took))}, medians of {rounds}: {name} "
         f"{statistics.median(times) / first:.2f} ({min(times) / first:.2f} to {max(times) / first:.2f})"
         for name, times in took.items()
     ]
+
+
+def training_step(task, optimiser: optax.GradientTransformation) -> Callable:
+    """Compiles what a user's loop runs: loss, its gradient, the update, and the parameters moved."""
+    params, batch = task.init(jax.random.key(0)), task.batch(0, 0)
+    state = jax.jit(optimiser.init)(params)
+
+    def step(params, state, batch):
+        value, gradient = jax.value_and_grad(task.loss)(params, batch, None)
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    return lambda: jax.jit(step, donate_argnums=(0, 1)).lower(params, state, batch).compile()
 
 
 def main() -> None:
@@ -188,7 +204,14 @@ def main() -> None:
     structures = {name: fisher.scale_by_fisher(name, options=ours) for name in ("diagonal", "eigen", "one_sided")}
     every = {"optax.scale_by_adam": adam, "optax.contrib.muon": optax.contrib.muon(1.0), **structures}
     contend("100 leaves", every, many)
-    remarks = compile_remarks(every, many, rounds=2 if chosen.quick else 9)
+    rounds = 2 if chosen.quick else 9
+    update = lambda optimiser: lambda: ready(optimiser, [many])
+    remarks = compile_remarks(f"{len(many)} leaves", {name: update(x) for name, x in every.items()}, rounds)
+    task = workloads.sotu(16).task
+    whole = {"optax.adamw": optax.adamw(1e-2), "optax.contrib.muon": optax.contrib.muon(1e-2)}
+    whole |= {"fisher_descent": fisher.fisher_descent(1e-2)}
+    steps = {name: training_step(task, optimiser) for name, optimiser in whole.items()}
+    remarks += compile_remarks("a training step of the language model", steps, rounds)
     remarks.append(
         f"Threads of LAPACK (OPENBLAS_NUM_THREADS): {os.environ.get('OPENBLAS_NUM_THREADS', 'its own choice')}"
     )
