@@ -61,7 +61,7 @@ def _options(options: FisherOptions) -> None:
         checks.require(isinstance(value, bool | np.bool), name, repr(value), "True or False", "choose one")
     if options.block_size is not None:
         checks.whole(options.block_size, "block_size", 1, "None leaves axes whole")
-    fits = options.aspect is None or (isinstance(options.aspect, int | float) and options.aspect >= 1)
+    fits = options.aspect is None or (is_scalar(options.aspect) and options.aspect >= 1)
     checks.require(fits, "aspect", repr(options.aspect), "None or a number, at least 1", "2 is a good one")
 
 
@@ -93,6 +93,8 @@ def examples(fisher: str, updates, fisher_grads):
     expected = f"gradients with a leading axis of examples, for fisher={fisher!r}"
     checks.require(fisher_grads is not None, "fisher_grads", None, expected, remedy)
     given = _unmasked(updates, fisher_grads)
+    alike = jax.tree.structure(given) == jax.tree.structure(updates)
+    _same(alike, updates, fisher_grads)
     leaves, counts = jax.tree_util.tree_leaves_with_path(given), set()
     for (path, samples), g in zip(leaves, jax.tree.leaves(updates), strict=True):
         shape, where = jnp.shape(samples), "fisher_grads" + jax.tree_util.keystr(path)
@@ -112,7 +114,9 @@ def _unmasked(updates, fisher_grads):
     try:
         return jax.tree.map(lambda g, samples: g if gone(g) else samples, updates, fisher_grads, is_leaf=gone)
     except ValueError:
-        got, expected = jax.tree.structure(fisher_grads), jax.tree.structure(updates)
-        checks.require(
-            False, "fisher_grads", got, f"the structure of the gradients, {expected}", "pass matching pytrees"
-        )
+        _same(False, updates, fisher_grads)
+
+
+def _same(alike: bool, updates, fisher_grads) -> None:
+    got, expected = jax.tree.structure(fisher_grads), jax.tree.structure(updates)
+    checks.require(alike, "fisher_grads", got, f"the structure of the gradients, {expected}", "pass matching pytrees")

@@ -29,6 +29,7 @@ class MatrixFreeFisher(Operator):
     steps: int
 
     def mv(self, v):
+        v = jax.tree.map(jnp.asarray, v)
         return trees.axpy(self.damping, v, self._undamped(v))
 
     def _undamped(self, v):
@@ -67,6 +68,7 @@ class LanczosPower(Operator):
         return self.fisher.point
 
     def mv(self, v):
+        v = jax.tree.map(jnp.asarray, v)
         given, fold = trees.ravel(v)
         flat = given.astype(wide_dtype(given))
         narrow = lambda x: fold(x.astype(given.dtype))

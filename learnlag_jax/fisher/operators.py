@@ -3,8 +3,8 @@
     mv(v) = F v      solve(v) = F^-1 v      power(a).mv(v) = F^a v
 
 All are positive semi-definite by construction. Negative powers are pseudo-inverses: eigenvalues at or below the rounding of
-their matrix, d eps max(w) with d its side, count as zero, so nothing is divided by noise; a diagonal has none. What is not
-finite stays so. Comes from: `fisher_information`.
+their matrix, d eps max(w) with d its side, count as zero, so nothing is divided by noise; a diagonal has none. What is NaN
+stays so. Comes from: `fisher_information`.
 Goes to: `stationarity`, the learning Lagrangian, natural-gradient steps. Reference: MATH.md 6, 7.
 """
 
@@ -52,6 +52,20 @@ def matrix_power(matrix: Array, exponent) -> Array:
     return (q * spectral_power(w, exponent, cutoff(w, w.shape[-1]))[None, :]) @ q.T
 
 
+def in_units(matrix: Array) -> tuple[Array, Array]:
+    """A matrix over the roots of its diagonal on both sides, and those (1 for a zero): free of the parameters' units.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from learnlag_jax.fisher.operators import in_units
+        >>> in_units(jnp.array([[4.0, 0.0], [0.0, 1e-20]]))[0].tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    unit = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
+    unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))
+    return matrix / unit[:, None] / unit[None, :], unit
+
+
 @jax.custom_jvp
 def pseudo_inverse(matrix: Array) -> Array:
     """F^-1 on the range of F, with the derivative of a matrix of constant rank, which needs no distinct eigenvalues.
@@ -70,6 +84,7 @@ def pseudo_inverse(matrix: Array) -> Array:
 @pseudo_inverse.defjvp
 def _(primals, tangents):
     (F,), (dF,) = primals, tangents
+    dF = 0.5 * (dF + dF.T)  # as its eigenvalues are taken: of a symmetric matrix
     inverse = pseudo_inverse(F)
     missing = jnp.eye(F.shape[-1], dtype=F.dtype) - F @ inverse
     outer = inverse @ inverse @ dF @ missing
@@ -149,6 +164,7 @@ class DiagonalFisher(Operator):
     point: PyTree
 
     def mv(self, v):
+        v = jax.tree.map(jnp.asarray, v)
         return jax.tree.map(lambda d, x: (d * x.astype(d.dtype)).astype(x.dtype), self.values, v)
 
     def power(self, exponent):
@@ -174,7 +190,7 @@ class KroneckerFisher(Operator):
     point: PyTree
 
     def mv(self, v):
-        leaves, treedef = jax.tree.flatten(v)
+        leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, v))
         done = [
             (scale * apply_factors(factors, x.astype(scale.dtype))).astype(x.dtype)
             for factors, scale, x in zip(self.factors, self.scales, leaves, strict=True)

@@ -28,7 +28,7 @@ class ProbedStationarity(NamedTuple):
         divergence: (div F^-1) . E[grad l] / P.
         drift: kinetic energy of the mean score, gbar' F^-1 gbar / (2 P).
         standard_error: of `residual` over the draw of probes alone.
-        status: `converged`; `nonfinite_function`; `rank_deficient` where F has no inverse; `max_steps` where the Krylov space
+        status: `converged`; `nonfinite_function`; `rank_deficient` where F has no inverse at rounding; `max_steps` where the Krylov space
             is too small for it: F w is not z to a thousandth (half a hundredth in float32) for some probe z and w = F^-1 z.
 
     Example:
@@ -117,6 +117,6 @@ def probed_stationarity(
         status=first_failure(
             status_where(~jnp.isfinite(residual), Status.nonfinite_function),
             status_where(jnp.any(outside), Status.rank_deficient),
-            status_where(jnp.any(lost), Status.max_steps),
+            status_where(jnp.any(lost), Status.max_steps if krylov < flat.size else Status.rank_deficient),
         ),
     )

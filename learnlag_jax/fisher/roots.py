@@ -246,8 +246,8 @@ def polar(x: Array, steps: int = 5) -> Array:
         [1.0, 1.0]
     """
     wide = x.shape[-2] <= x.shape[-1]
-    level = _level(x)
-    x = _divide(x, level * jnp.sqrt(jnp.sum(square(x / level), axis=(-2, -1), keepdims=True)))
+    x = x / _level(x)
+    x = _divide(x, jnp.sqrt(jnp.sum(square(x), axis=(-2, -1), keepdims=True)))
     coefficients = np.array((*LIFT[:steps], *(POLISH,) * (steps - len(LIFT))))
 
     def step(x, abc):

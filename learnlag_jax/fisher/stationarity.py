@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks, trees
 from learnlag_jax.fisher.information import fisher_information
-from learnlag_jax.fisher.operators import matrix_power
+from learnlag_jax.fisher.operators import in_units, matrix_power
 from learnlag_jax.fisher.scores import example_count, meant, meant_draws, scores
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
@@ -43,7 +43,7 @@ class Stationarity(NamedTuple):
         tic: Takeuchi's criterion, -2 sum l + 2 penalty (nats).
         penalty: tr(J^-1 K), J = -E[Hess l], K = E[s s']: P for a well-specified model.
         covariance: sandwich J^-1 K J^-1 / n of the estimator, (P, P), in the order of `trees.ravel`.
-        rank: rank of F at rounding.
+        rank: rank of F at rounding, in units of its own diagonal, as its pseudo-inverse is.
         status: `converged`; `nonfinite_function` or `nonfinite_derivative`; `rank_deficient` if F is, for then its inverse is a
             pseudo-inverse; `singular` or `not_positive_definite` if J is (in units of its own diagonal): then tic, penalty and
             covariance mean nothing; `undetermined`, with a NaN for statistic and p-value, where what is tested is the same
@@ -125,9 +125,10 @@ def _stationarity(log_prob, estimator, choices, params, batch, values) -> Statio
         return jnp.mean(jax.vmap(log_prob, (None, 0))(fold(theta), batch))
 
     F = information(params).dense()
-    w = jnp.linalg.eigvalsh(F)
+    bare, unit = in_units(F)
+    w = jnp.linalg.eigvalsh(bare)
     rank = jnp.sum(w > size * jnp.finfo(F.dtype).eps * jnp.max(w), dtype=jnp.int32)
-    inverse = matrix_power(F, -1.0)
+    inverse = matrix_power(bare, -1.0) / unit[:, None] / unit[None, :]
     s = jax.vmap(lambda tree: trees.ravel(tree)[0])(scores(log_prob, params, batch)).astype(F.dtype)
     score = jnp.mean(s, 0)
     hessian = jax.hessian(mean_log_prob)(flat).astype(F.dtype)
@@ -173,10 +174,8 @@ def definiteness(J: Array) -> Array:
         >>> [Status(int(definiteness(jnp.diag(jnp.array(d))))).name for d in ([1e-30, 1.0], [0.0, 1.0], [-1.0, 1.0])]
         ['converged', 'singular', 'not_positive_definite']
     """
-    d = jnp.sqrt(jnp.abs(jnp.diagonal(J)))
-    d = jnp.where(d > 0, d, jnp.ones_like(d))
-    w = jnp.linalg.eigvalsh(J / d[:, None] / d[None, :])
-    floor = len(d) * jnp.finfo(J.dtype).eps * jnp.max(jnp.abs(w))
+    w = jnp.linalg.eigvalsh(in_units(J)[0])
+    floor = len(w) * jnp.finfo(J.dtype).eps * jnp.max(jnp.abs(w))
     return first_failure(
         status_where(jnp.any(jnp.abs(w) <= floor), Status.singular),
         status_where(w[0] < 0, Status.not_positive_definite),

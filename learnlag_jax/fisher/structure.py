@@ -5,6 +5,7 @@ most nearly square matrix, long axes cut into K blocks if asked. An axis longer 
 Comes from: shapes. Goes to: `precondition`. Reference: MATH.md 7; Gupta et al. 2018 on merging and blocking.
 """
 
+import collections
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -247,10 +248,12 @@ def _parts(d: int, slots: list[Slot]) -> list[list[Slot]]:
 def leaves_with_paths(tree: PyTree) -> tuple[list[tuple[str, Array]], Any]:
     """Leaves with readable paths, None kept as a leaf so that a missing gradient keeps its place."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: x is None)
-    return [(_readable(path), leaf) for path, leaf in pairs], treedef
+    parents = collections.Counter(path[:-1] for path, _ in pairs)
+    return [(_readable(path, parents), leaf) for path, leaf in pairs], treedef
 
 
-def _readable(path: tuple) -> str:
-    """As JAX prints it, less the `.value` of a flax variable: `nnx.Optimizer` gives those to `init`, bare arrays to `update`."""
-    inner = path and path[-1] == jax.tree_util.GetAttrKey("value")
+def _readable(path: tuple, parents: collections.Counter) -> str:
+    """As JAX prints it, less the `.value` of a flax variable, the one thing in its place: `nnx.Optimizer` gives variables to
+    `init` and bare arrays to `update`."""
+    inner = path and path[-1] == jax.tree_util.GetAttrKey("value") and parents[path[:-1]] == 1
     return jax.tree_util.keystr(path[:-1] if inner else path)

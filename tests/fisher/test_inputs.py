@@ -1,5 +1,7 @@
 """What `scale_by_fisher` and `fisher_descent` refuse, by name, instead of computing something else."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +109,7 @@ def test_examples_of_a_wrong_shape_are_refused(structure):
         r"^fisher_grads\['a'\]: got .*at least one": jax.tree.map(lambda x: x[:0], examples),
         r"^fisher_grads: got \[1, 2\] examples": examples | {"b": examples["b"][:1]},
         "^fisher_grads: got PyTreeDef": {"a": examples["a"]},
+        r"^fisher_grads: got PyTreeDef\(\{'a': \(": examples | {"a": (examples["a"], examples["a"])},
         "^fisher_grads: got None": None,
     }
     for message, given in wrong.items():
@@ -140,3 +143,17 @@ def test_a_rule_is_asked_the_same_at_init_and_at_update_of_an_nnx_optimizer():
         first, asked[:] = list(asked), []
         optimiser.update(model, nnx.grad(lambda m: jnp.sum(m(jnp.ones((2, 3), jnp.float32)) ** 2))(model))
     assert set(first) == set(asked) == {("['bias']", (2,)), ("['kernel']", (3, 2))}
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Attention:
+    query: jax.Array
+    value: jax.Array
+
+
+def test_a_parameter_that_is_called_value_keeps_its_name():
+    asked = []
+    rule = lambda path, shape: asked.append(path) or "diagonal"
+    scale_by_fisher(rule).init({"attn": Attention(jnp.zeros(2), jnp.zeros(3))})
+    assert asked == ["['attn'].query", "['attn'].value"]

@@ -174,7 +174,7 @@ def test_one_sided_is_the_polar_factor(dtype, shape):
 
 
 @pytest.mark.parametrize("exponent", [-0.5, jnp.float32(-0.5), -0.25, -1.0])
-@pytest.mark.parametrize("scale", [2.0**-100, 2.0**-70, 2.0**62, 2.0**63])
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**63])
 def test_one_sided_is_covariant_where_squares_would_vanish_or_overflow(exponent, scale):
     """F^a m of c g is c^(2a + 1) times that of g; the squares of 2^-70 times an entry are zero in float32, of 2^64 infinite."""
     g = normal((4, 4), dtype=jnp.float32) / 8
