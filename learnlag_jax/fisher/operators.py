@@ -58,8 +58,8 @@ def in_units(matrix: Array) -> tuple[Array, Array]:
     Example:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.fisher.operators import in_units
-        >>> in_units(jnp.array([[4.0, 0.0], [0.0, 1e-20]]))[0].tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
+        >>> in_units(jnp.array([[4.0, 2.0], [2.0, 16.0]]))[0].tolist()
+        [[1.0, 0.25], [0.25, 1.0]]
     """
     unit = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
     unit = jnp.where(unit > 0, unit, jnp.ones_like(unit))
