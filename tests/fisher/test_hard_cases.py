@@ -249,7 +249,7 @@ def test_probes_say_when_the_krylov_space_is_too_small_and_when_there_is_no_inve
 
 
 def test_units_of_the_parameters_are_no_rank(float64):
-    """In float32 a ratio of 1e4 between columns was a rank lost; and what no Krylov space can mend is not said to be one's fault."""
+    """In float32 a ratio of 1e4 between columns was a rank lost."""
     unit = jnp.array([1.0, 100.0, 0.01, 1.0], jnp.float32)
     x = normal((500, 4), dtype=jnp.float32) * unit[None, :]
     y = normal((500,), 1, jnp.float32)
@@ -257,8 +257,15 @@ def test_units_of_the_parameters_are_no_rank(float64):
     found = stationarity(half_square, fit, (x, y))
     assert status(found) == Status.converged
     assert int(found.rank) == 4
-    probed = probed_stationarity(half_square, fit, (x, y), jax.random.key(0), probes=4)
-    assert status(probed) == Status.rank_deficient
+
+
+def test_what_no_larger_krylov_space_can_mend_is_not_laid_to_its_size():
+    """A condition of 1e6 is no inverse in float32, with a space as large as there is."""
+    w, size = jnp.logspace(-6, 0, 60, dtype=jnp.float32), 60
+    x = jnp.sqrt(w)[None, :] * jnp.linalg.qr(normal((400, size), dtype=jnp.float32))[0] * 20
+    run = lambda k: probed_stationarity(half_square, 0 * w, (x, x[:, 0]), jax.random.key(0), probes=4, krylov=k)
+    assert status(run(size)) == Status.rank_deficient
+    assert status(run(16)) == Status.max_steps
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-4, 1e-9])
