@@ -21,7 +21,8 @@ from learnlag_jax import fisher
 from learnlag_jax.experiments.comparison import workloads
 
 STEPS = 10  # the default `refresh`
-NAMES = {1: "shorter side", 2: "both sides"}
+SHORTER, BOTH = 2.0, float("inf")  # which sides of a matrix turn: those no longer than so many shorter ones
+NAMES = {SHORTER: "shorter side", BOTH: "both sides"}
 
 
 def leaves(shapes, count: int) -> dict[str, jax.Array]:
@@ -59,50 +60,87 @@ def product(a, b):
     return jnp.matmul(a, b, precision="highest")
 
 
-def bare(sides: int, turning: bool) -> Callable:
-    """The arithmetic of "eigen" and nothing else, one matrix after the other: moments of the sides, a product in on every
-    side, Adam's formula, a product back; and where the bases turn, their products and QR and both moments carried."""
+def bare_leaf(x: jax.Array, aspect: float):
+    """Both moments, and {axis: (moment, basis)} of the sides that turn: of a matrix those no longer than `aspect` shortest."""
+    sides = [i for i, d in enumerate(x.shape) if x.ndim == 2 and d <= aspect * min(x.shape)]
+    return jnp.zeros_like(x), jnp.zeros_like(x), {i: (jnp.zeros((d := x.shape[i], d)), jnp.eye(d)) for i in sides}
 
-    def one(g, leaf):
-        m, v, *factors = leaf
-        for side, (A, Q) in enumerate(factors):
-            on = (lambda a, x: product(a, x)) if side == 0 else (lambda a, x: product(x, a.T))
-            A = 0.999 * A + 0.001 * (product(g, g.T) if side == 0 else product(g.T, g))
-            if turning:
-                AQ, old = product(A, Q), Q
-                Q = jnp.linalg.qr(AQ)[0]
-                R, fit = product(Q.T, old), product(old.T, AQ)
-                m, v = on(R, m), on(R * R, v)
-                A = A + 0 * fit[0, 0]
-            factors[side] = A, Q
-        h = product(factors[0][1].T, g)
-        h = product(h, factors[1][1]) if sides == 2 else h
-        m, v = 0.9 * m + 0.1 * h, 0.999 * v + 0.001 * h * h
-        u = product(factors[0][1], (m / 0.5) / (jnp.sqrt(v / 0.5) + 1e-8))
-        return product(u, factors[1][1].T) if sides == 2 else u, (m, v, *factors)
 
-    def update(gradients, state):
-        out = {name: one(g, state[name]) for name, g in gradients.items()}
-        return {name: x[0] for name, x in out.items()}, {name: x[1] for name, x in out.items()}
+def on(matrix: jax.Array, x: jax.Array, side: int) -> jax.Array:
+    return product(matrix, x) if side == 0 else product(x, matrix.T)
+
+
+def seen(leaf, g):
+    """The moments of the sides with one more gradient."""
+    m, v, factors = leaf
+    second = lambda side: product(g, g.T) if side == 0 else product(g.T, g)
+    return m, v, {side: (0.999 * A + 0.001 * second(side), Q) for side, (A, Q) in factors.items()}
+
+
+def turned(leaf):
+    """Bases one QR further, and both moments carried into them."""
+    m, v, factors = leaf
+    bases = {}
+    for side, (A, old) in factors.items():
+        AQ = product(A, old)
+        Q = jnp.linalg.qr(AQ)[0]
+        R, fit = product(Q.T, old), product(old.T, AQ)
+        m, v = on(R, m, side), on(R * R, v, side)
+        bases[side] = A + 0 * fit[0, 0], Q
+    return m, v, bases
+
+
+def moved(leaf, g, count):
+    """A product in on every side, Adam's formula, a product back."""
+    m, v, factors = leaf
+    for side, (_, Q) in factors.items():
+        g = on(Q.T, g, side)
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    u = (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
+    for side, (_, Q) in factors.items():
+        u = on(Q, u, side)
+    return u, (m, v, factors)
+
+
+def bare(turning: Callable) -> Callable:
+    """The arithmetic of "eigen" and nothing else, one leaf after the other; `turning(state, count)` gives the bases' turn."""
+
+    def update(gradients, state, _):
+        count, leaves = state[0] + 1, state[1]
+        leaves = turning({name: seen(leaves[name], g) for name, g in gradients.items()}, count)
+        out = {name: moved(leaves[name], g, count) for name, g in gradients.items()}
+        return {name: x[0] for name, x in out.items()}, (count, {name: x[1] for name, x in out.items()})
 
     return update
 
 
-def bare_ready(sides: int, rows: list) -> Ready:
+def all_turned(leaves):
+    return {name: turned(leaf) for name, leaf in leaves.items()}
+
+
+def bare_state(gradients, aspect: float):
+    return jnp.zeros((), jnp.int32), {name: bare_leaf(x, aspect) for name, x in gradients.items()}
+
+
+def bare_ready(aspect: float, rows: list) -> Ready:
     """`bare` called as an optimiser is; its bases turn once in STEPS calls, by a program of its own."""
-    square = lambda d: (jnp.zeros((d, d)), jnp.eye(d))
-    start = time.perf_counter()
-    leaf = lambda x: (jnp.zeros_like(x), jnp.zeros_like(x), *map(square, x.shape[:sides]))
-    inner = {name: leaf(x) for name, x in rows[0].items()}
-    plain, turn = (jax.jit(bare(sides, turning)).lower(rows[0], inner).compile() for turning in (False, True))
+    start, state = time.perf_counter(), bare_state(rows[0], aspect)
+    programs = [bare(lambda leaves, _: leaves), bare(lambda leaves, _: all_turned(leaves))]
+    plain, turn = (jax.jit(program).lower(rows[0], state, None).compile() for program in programs)
     took = time.perf_counter() - start
 
     def update(gradients, state, _):
         k, inner = state
-        out, inner = (turn if k % STEPS == 0 else plain)(gradients, inner)
+        out, inner = (turn if k % STEPS == 0 else plain)(gradients, inner, None)
         return out, (k + 1, inner)
 
-    return Ready(update, stepped(update, (0, inner), rows)[1], took)
+    return Ready(update, stepped(update, (0, state), rows)[1], took)
+
+
+def bare_optimiser(aspect: float) -> optax.GradientTransformation:
+    """`bare` as one program, its bases turned in one branch: what no optimiser of this kind can compile without."""
+    branch = lambda leaves, count: jax.lax.cond(count % STEPS == 0, all_turned, lambda same: same, leaves)
+    return optax.GradientTransformation(lambda params: bare_state(params, aspect), bare(branch))
 
 
 def one_sided_arithmetic(gradients):
@@ -155,10 +193,10 @@ def main() -> None:
     alone = fisher.FisherOptions(refresh=STEPS, skip_nonfinite=False)
     ours = fisher.FisherOptions(refresh=STEPS)
 
-    def contend(group, optimisers, gradients, sides=(), **alone):
+    def contend(group, optimisers, gradients, aspects=(), **alone):
         rows_of = [jax.tree.map(lambda g, k=k: g * (1 + 0.1 * k), gradients) for k in range(STEPS)]
         prepared = {name: ready(optimiser, rows_of) for name, optimiser in optimisers.items()}
-        prepared |= {f"arithmetic of eigen, {NAMES[n]}, alone": bare_ready(n, rows_of) for n in sides}
+        prepared |= {f"arithmetic of eigen, {NAMES[n]}, alone": bare_ready(n, rows_of) for n in aspects}
         contenders = [Contender(name, stepped, (r.update, r.state, rows_of), jit=False) for name, r in prepared.items()]
         contenders += [Contender(name, run, (gradients,)) for name, run in alone.items()]
         found = compare(group, contenders, rounds=chosen.rounds)
@@ -186,7 +224,7 @@ def main() -> None:
             "eigen, both sides": fisher.scale_by_fisher("eigen", options=ours._replace(aspect=None)),
         },
         big,
-        sides=(1, 2),
+        aspects=(SHORTER, BOTH),
         **{"products of one_sided alone": one_sided_arithmetic},
     )
     for side in [] if chosen.quick else [(384, 256), (512, 512)]:
@@ -198,13 +236,14 @@ def main() -> None:
                 "eigen": fisher.scale_by_fisher("eigen", options=ours),
             },
             leaves([side], 4),
-            sides=(2,),
+            aspects=(BOTH,),
         )
     many = leaves([(64, 64), (64, 256), (256, 64), (64,), (256,)], 100)
     structures = {name: fisher.scale_by_fisher(name, options=ours) for name in ("diagonal", "eigen", "one_sided")}
     every = {"optax.scale_by_adam": adam, "optax.contrib.muon": optax.contrib.muon(1.0), **structures}
     contend("100 leaves", every, many)
     rounds = 2 if chosen.quick else 9
+    every["arithmetic of eigen alone"] = bare_optimiser(SHORTER)
     update = lambda optimiser: lambda: ready(optimiser, [many])
     remarks = compile_remarks(f"{len(many)} leaves", {name: update(x) for name, x in every.items()}, rounds)
     task = workloads.sotu(16).task

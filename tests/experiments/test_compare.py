@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from learnlag_jax import checks
+from learnlag_jax import checks, fisher
 from learnlag_jax.experiments import cli, figures
 from learnlag_jax.experiments.commands import compare
 from learnlag_jax.experiments.comparison import progress, trials, workloads
@@ -85,6 +85,19 @@ def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, mon
     monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))
     assert count(run_compare(tmp_path, text)) == seen
     assert count(run_compare(tmp_path, text.replace("patience = 3", "patience = 4"))) == seen + 2
+
+
+def test_a_default_that_the_file_does_not_name_is_part_of_a_trial(tmp_path, installed, monkeypatch):
+    text = CONFIG.replace("seeds = [0, 1, 2]", "seeds = [0]").replace(
+        "learning_rate = [0.05, 0.01]", "learning_rate = 0.05"
+    )
+    text = text.replace('name = "adam"', 'name = "fisher_preset"\npreset = "rmsprop"')
+    count = lambda: len(list(run_compare(tmp_path, text).glob("trials/*/result.json")))
+    assert count() == 2
+    known = fisher.preset
+    monkeypatch.setattr(fisher, "preset", lambda name: known(name) | {"eps": 0.1})
+    assert count() == 3  # sgd is kept
+    assert count() == 3
 
 
 def _with(**fields):

@@ -22,7 +22,7 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.experiments.comparison import config, kept, optimisers, progress, workloads
-from learnlag_jax.experiments.comparison.behaviour import behaviour
+from learnlag_jax.experiments.comparison.behaviour import behaviour, movement
 from learnlag_jax.experiments.comparison.config import Key
 from learnlag_jax.experiments.comparison.optimisers import Optimiser, Point
 from learnlag_jax.experiments.runs import checkpoint, live, processes, program, run, summation
@@ -149,7 +149,9 @@ def run_all(
         inputs.append(workload.data)
         units[choice.label] = workload.unit
         for optimiser in comparison.optimisers:
-            one = functools.partial(_one, comparison, runner, choice, workload, code, pieces, optimiser, {})
+            kinds = {point.kind: point for point in optimiser.points}
+            codes = {kind: code + movement(optimiser.label, workload.task, point) for kind, point in kinds.items()}
+            one = functools.partial(_one, comparison, runner, choice, workload, codes, pieces, optimiser, {})
             several = len(optimiser.points) > 1
             alone = several and comparison.tuning is None  # one seed chooses and measures
             tried = [one(point, comparison.options["seeds"][0]) for point in optimiser.points] if several else []
@@ -179,7 +181,7 @@ def _one(
     runner: Runner,
     choice,
     workload,
-    code: str,
+    codes: Mapping[str, str],
     pieces: int,
     optimiser: Optimiser,
     compiled: dict,
@@ -191,7 +193,7 @@ def _one(
     identity = {
         "workload": choice.kind,
         "data": workload.data.sha256,
-        "code": code,
+        "code": codes[point.kind],
         "optimiser": point.kind,
         "settings": json.dumps(point.settings, sort_keys=True),
         "seed": str(seed),
