@@ -170,6 +170,12 @@ def same_dtypes(x: PyTree, y: PyTree, argument: str, other: str) -> None:
         require(jnp.result_type(a) == jnp.result_type(b), where, describe(a), like, "cast one of them", DTypeError)
 
 
+def one_dtype(x: PyTree, argument: str) -> None:
+    """All leaves in one dtype: a solve of all of them together ends where the coarsest has no more digits."""
+    kinds = sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)})
+    require(len(kinds) < 2, argument, " and ".join(kinds), "leaves of one dtype", "cast them", DTypeError)
+
+
 def scalar_function(f, name: str):
     """`f` with a check at trace time that it returns one real scalar."""
 
@@ -187,6 +193,14 @@ def scalar_function(f, name: str):
         return value
 
     return checked
+
+
+def vector_function(f, name: str, *arguments) -> None:
+    """`f` gives one real scalar or vector, seen without running it."""
+    value = jax.eval_shape(f, *arguments)
+    ok = hasattr(value, "shape") and len(value.shape) < 2 and jnp.issubdtype(value.dtype, jnp.floating)
+    got = describe(value) if hasattr(value, "shape") else jax.tree.structure(value)
+    require(ok, name, got, "a real floating-point scalar or vector", "stack or ravel its entries")
 
 
 def finite(tree: PyTree, argument: str) -> None:

@@ -57,3 +57,28 @@ def test_assert_maximum_likelihood(dtype):
     saddle = lambda q, x: (x - q) ** 2
     with pytest.raises(AssertionError, match="curves upward"):
         testing.assert_maximum_likelihood(saddle, x.mean(), x)
+
+
+def test_infinity_is_close_to_itself_alone():
+    testing.assert_close(jnp.array([1.0, jnp.inf]), jnp.array([1.0, jnp.inf]))
+    for actual, expected in ((1.0, jnp.inf), (jnp.inf, 1.0), (jnp.inf, -jnp.inf), ([7.0, jnp.inf], [1.0, jnp.inf])):
+        with pytest.raises(AssertionError, match="error"):
+            testing.assert_close(jnp.asarray(actual), jnp.asarray(expected))
+    with pytest.raises(AssertionError, match="not stationary"):
+        testing.assert_stationary(_oscillator, lambda t: jnp.exp(1000 * t), jnp.array([0.0, 5.0]))
+
+
+def test_assert_within_se_wants_the_shape_of_the_mean():
+    x = jax.random.normal(jax.random.key(0), (100, 3))
+    testing.assert_within_se(x, jnp.zeros(3))
+    with pytest.raises(AssertionError, match=r"expected has shape \(5, 1\), the mean \(3,\)"):
+        testing.assert_within_se(x, jnp.zeros((5, 1)))
+
+
+def test_a_maximum_with_a_redundant_direction_is_one(dtype):
+    """Three free logits: adding a number to all changes nothing, and rounding decides the sign of that curvature."""
+    counts = jnp.array([60, 90, 150])
+    x = jnp.repeat(jnp.arange(3), counts, total_repeat_length=300)
+    for shift in range(20):
+        logits = jnp.log(counts.astype(dtype)) + jnp.asarray(0.37 * shift, dtype)
+        testing.assert_maximum_likelihood(lambda q, x: jax.nn.log_softmax(q)[x], logits, x)

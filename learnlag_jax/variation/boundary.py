@@ -31,7 +31,7 @@ class StationaryPath(NamedTuple):
         status: `Status`.
         steps: Newton steps.
         index: Morse index, int32: how many independent directions lower the action; 0 means a minimum. -1 on failure, where
-            d2L/dv2 has a negative direction (Legendre's condition), along which there are infinitely many, and where the
+            d2L/dv2 is not positive definite (Legendre's condition), for then there may be infinitely many, and where the
             elimination meets a pivot that is exactly zero.
         conjugate: the first time of the grid at which the path stops being a minimum (a conjugate point), NaN if none.
         times: (N + 1,) the times of the positions.
@@ -84,7 +84,7 @@ def stationary_path(
         `StationaryPath`; differentiable in q0, q1, t0, t1 and whatever L closes over, through the stationarity.
 
     Raises:
-        InputError: fewer than two intervals, t0 >= t1, ends or a guess of different shape; DTypeError: or dtype.
+        InputError: fewer than two intervals, t0 >= t1, ends or a guess of different shape; DTypeError: or dtype, or leaves of two.
         Statuses: max_steps, stagnated, nonfinite_function, infeasible (t0 >= t1 seen under `jit`).
 
     Example:
@@ -97,14 +97,24 @@ def stationary_path(
 
     Reference: MATH.md section 7; Milnor, Morse Theory (1963); Marsden and West 2001.
     """
-    checks.require(intervals >= 2, "intervals", intervals, "at least 2", "raise it")
+    checks.whole(intervals, "intervals", 2, "raise it")
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
+    checks.same_dtypes(q1, q0, "q1", "q0")
+    checks.one_dtype(q0, "q0")
+    for name, t in (("t0", t0), ("t1", t1)):
+        checks.shape(t, (), name)
+    dtype = trees.ravel(q0)[0].dtype
     if not checks.is_traced(t0, t1):
         checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
-    dtype = trees.ravel(q0)[0].dtype
-    ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+        finest = float(jnp.finfo(dtype).eps) * max(abs(float(t0)), abs(float(t1)))
+        apart = (float(t1) - float(t0)) / intervals > finest
+        checks.require(
+            apart, "t0, t1", f"{t0}, {t1}", f"times that {dtype} tells apart", "measure time from t0, or use float64"
+        )
+    # the span of two numbers before either is rounded
+    ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1 - t0, dtype)
     if guess is not None:
         begins = jax.eval_shape(guess, ends[2])
         checks.same_structure(begins, q0, "guess(t)", "q0")
@@ -114,21 +124,22 @@ def stationary_path(
 
 
 @functools.partial(jax.jit, static_argnums=range(6))
-def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t1) -> StationaryPath:
+def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, span) -> StationaryPath:
     (x0, fold), (x1, _) = trees.ravel(q0), trees.ravel(q1)
     share = jnp.linspace(0, 1, intervals + 1, dtype=x0.dtype)
-    times = t0 + (t1 - t0) * share
+    times = t0 + span * share
     shifted = lambda t, x, v: L(t0 + t, fold(x), fold(v))
-    Ld = discrete_lagrangian(shifted, (t1 - t0) / intervals, rule=rule, stages=stages)
+    Ld = discrete_lagrangian(shifted, span / intervals, rule=rule, stages=stages)
     gradient = _interior_gradient(Ld, x0, x1, intervals)
     line = x0[None] + share[:, None] * (x1 - x0)[None]
     start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0])(times))[1:-1]
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(x0, start, x1))), axis=0))
+    fixed = jax.lax.stop_gradient((x0, x1))
+    size = lambda inner: jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(fixed[0], inner, fixed[1]))), axis=0)
     found = newton.root(gradient, start, offset=size, max_steps=max_steps, step=_newton_step, tangent=_tangent)
     k, starts, ends = _steps(x0, found.value, x1)
     action = jnp.sum(jax.vmap(Ld)(k, starts, ends))
     status = first_failure(
-        status_where(~(t0 < t1), Status.infeasible),
+        status_where(~(span > 0), Status.infeasible),
         found.status,
         status_where(~jnp.isfinite(action), Status.nonfinite_function),
     )
@@ -138,10 +149,10 @@ def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t
     # the direction of a pivot is there at the next node, that inside a step at the end of the step
     negative = jnp.zeros(intervals + 1, jnp.int32).at[2:].set(jnp.sum(pivots < 0, axis=1, dtype=jnp.int32))
     if rule == "gauss" and stages > 1:
-        inside = lambda t, x, y: inner_directions(shifted, t, (t1 - t0) / intervals, x, y, stages)
-        negative = negative.at[1:].add(jax.vmap(inside)((times - t0)[:-1], starts, ends))
+        inside = lambda t, x, y: inner_directions(shifted, t, span / intervals, x, y, stages)
+        negative = negative.at[1:].add(jax.vmap(inside)((span * share)[:-1], starts, ends))
     X = jnp.where(failed, jnp.nan, jnp.concatenate([x0[None], found.value, x1[None]]))
-    countable = ~failed & clean & _convex(shifted, times - t0, X)
+    countable = ~failed & clean & _convex(shifted, span * share, X)
     return StationaryPath(
         jax.vmap(fold)(X),
         jax.vmap(fold)(found.residual),
@@ -155,11 +166,19 @@ def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, t
 
 
 def _convex(L: Callable, times: Array, X: Array) -> Array:
-    """Legendre's condition at the middle of every interval: no negative direction of d2L/dv2, to rounding."""
+    """Legendre's condition at the middle of every interval: d2L/dv2 is positive definite, to rounding, in any units."""
     x, h = jax.lax.stop_gradient(X), jnp.diff(jax.lax.stop_gradient(times))
     middle = (times[:-1] + h / 2, (x[:-1] + x[1:]) / 2, jnp.diff(x, axis=0) / h[:, None])
-    least = jnp.linalg.eigvalsh(jax.vmap(jax.hessian(L, 2))(*middle))
-    return ~jnp.any(least < -64 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(least), axis=1, keepdims=True))
+    M = jax.vmap(jax.hessian(L, 2))(*middle)
+    positive = jnp.all(jnp.diagonal(M, axis1=1, axis2=2) > 0)  # then the other eigenvalues are those of a unit diagonal
+    return positive & jnp.all(jnp.linalg.eigvalsh(_in_units(M)) > 64 * jnp.finfo(x.dtype).eps)
+
+
+def _in_units(M: Array) -> Array:
+    """Symmetric matrices (N, n, n) over the roots of their largest diagonals: signs stay, and units no longer round them."""
+    size = jnp.max(jnp.abs(jnp.diagonal(M, axis1=1, axis2=2)), axis=0)
+    s = 1 / jnp.sqrt(jnp.where(size > 0, size, 1))
+    return M * s[None, :, None] * s[None, None]
 
 
 def _steps(x0, interior, x1):
@@ -244,4 +263,4 @@ def _pivots(f: Callable, x: Array) -> Array:
     """Eigenvalues of every pivot block, (N - 1, n): their signs are those of the Hessian of the action (Sylvester)."""
     r, push = jax.linearize(f, x)
     _, D = _eliminate(*blocks(push, x.shape, x.dtype), r)
-    return jnp.linalg.eigvalsh((D + jnp.swapaxes(D, 1, 2)) / 2)
+    return jnp.linalg.eigvalsh(_in_units((D + jnp.swapaxes(D, 1, 2)) / 2))

@@ -47,7 +47,7 @@ def discrete_lagrangian(L: Callable, h, *, rule: str = "midpoint", stages: int =
     Reference: MATH.md section 7; Marsden and West 2001, section 2.
     """
     checks.require(rule in RULES, "rule", repr(rule), "one of " + ", ".join(RULES), "choose one")
-    checks.require(stages >= 1, "stages", stages, "at least 1", "raise it")
+    checks.whole(stages, "stages", 1, "raise it")
     one = stages == 1 or rule == "gauss"
     checks.require(one, "stages", f"{stages} with rule {rule!r}", "1, or rule 'gauss'", "pass rule='gauss'")
     if not checks.is_traced(h):
@@ -185,6 +185,8 @@ def discrete_momenta(Ld: Callable, force: Callable | None = None) -> Callable:
 
     def momenta(k, q0, q1):
         q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+        checks.floating(q0, "q0")
+        checks.same_structure(q1, q0, "q1", "q0")
         minus, end = slopes(k, q0, q1)
         start = trees.scale(-1.0, minus)
         if force is None:

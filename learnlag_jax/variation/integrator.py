@@ -90,6 +90,8 @@ def first_step(Ld: Callable, q0: PyTree, p0: PyTree, *, force: Callable | None =
     q0, p0 = jax.tree.map(jnp.asarray, (q0, p0))
     checks.floating(q0, "q0")
     checks.same_structure(p0, q0, "p0", "q0")
+    checks.same_dtypes(p0, q0, "p0", "q0")
+    checks.one_dtype(q0, "q0")
     return _first_step(by_meaning(Ld, 0, q0, q0), _meant(force, q0), q0, p0)
 
 
@@ -102,7 +104,7 @@ def _first_step(Ld: Callable, force: Callable | None, q0: PyTree, p0: PyTree) ->
     (x0, fold), (momentum, _) = trees.ravel(q0), trees.ravel(p0)
     leaves = lambda y: trees.ravel(discrete_momenta(Ld, force)(0, q0, fold(y))[0])[0]
     size = jax.lax.stop_gradient(jnp.abs(momentum))
-    found = newton.root(lambda y: momentum - leaves(y), x0, offset=size)
+    found = newton.root(lambda y: leaves(y) - momentum, x0, offset=size)  # rising with y, as `newton.away` wants it
     x1 = jnp.where(found.status == 0, found.value, jnp.nan)
     return Solution(fold(x1), fold(found.residual), found.status, found.steps)
 
@@ -123,7 +125,7 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
         solved. Differentiable in q0, q1 and whatever Ld closes over.
 
     Raises:
-        InputError: fewer than one step; q1 unlike q0.
+        InputError: fewer than one step; q1 unlike q0. DTypeError: in dtype, or leaves of two dtypes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,10 +136,12 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
 
     Reference: MATH.md section 7; Marsden and West 2001.
     """
-    checks.require(steps >= 1, "steps", steps, "at least 1", "raise it")
+    checks.whole(steps, "steps", 1, "raise it")
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
+    checks.same_dtypes(q1, q0, "q1", "q0")
+    checks.one_dtype(q0, "q0")
     return _integrate(by_meaning(Ld, 0, q0, q1), steps, _meant(force, q0), q0, q1)
 
 
@@ -151,7 +155,7 @@ def _integrate(Ld: Callable, steps: int, force: Callable | None, q0: PyTree, q1:
         x_prev, x = carry
         arrives = at(1, k - 1, x_prev, x)
         size = jax.lax.stop_gradient(jnp.abs(arrives))
-        found = newton.root(lambda y: arrives - at(0, k, x, y), 2 * x - x_prev, offset=size)
+        found = newton.root(lambda y: at(0, k, x, y) - arrives, 2 * x - x_prev, offset=size)
         x_next = jnp.where(found.status == 0, found.value, jnp.nan)
         return (x, x_next), x_next
 

@@ -25,7 +25,7 @@ def conjugate_point(F: Callable, w: PyTree, start: PyTree | None = None) -> Solu
         F: `F(x)` -> scalar, strictly convex where it is used. This is not checked: of a function that is not convex, the answer
             is one of its points with that slope, the one to which Newton's method comes from `start`.
         w: the slope, a pytree like x.
-        start: where the search begins, inside the domain of F; zero if left out.
+        start: where the search begins, inside the domain of F, shaped like w; zero if left out.
 
     Returns:
         `Solution` with x, dF/dx - w, status and steps; x is NaN and the status `out_of_domain` if no point was found.
@@ -44,6 +44,9 @@ def conjugate_point(F: Callable, w: PyTree, start: PyTree | None = None) -> Solu
     checks.floating(w, "w")
     flat, fold = trees.ravel(w)
     slope = jax.grad(lambda x: checks.scalar_function(F, "F")(fold(x)))
+    if start is not None:
+        checks.same_structure(start, w, "start", "w")
+        start = jax.tree.map(lambda x, like: jnp.asarray(x).astype(like.dtype), start, w)
     first = jnp.zeros_like(flat) if start is None else trees.ravel(start)[0]
     found = newton.root(lambda x: slope(x) - flat, first, offset=jax.lax.stop_gradient(jnp.abs(flat)))
     failed = found.status != 0

@@ -32,8 +32,8 @@ def solve(A: Array, b: Array) -> tuple[Array, Array]:
     if n <= UNROLLED:
         x, status = solve_entries([[A[i, j] for j in range(n)] for i in range(n)], [b[i] for i in range(n)])
         return jnp.stack(x), status
-    rows = _reciprocal(jnp.max(jnp.abs(A), axis=1))
-    columns = _reciprocal(jnp.max(jnp.abs(A) * rows[:, None], axis=0))
+    rows = reciprocal(jnp.max(jnp.abs(A), axis=1))
+    columns = reciprocal(jnp.max(jnp.abs(A) * rows[:, None], axis=0))
     scaled = A * rows[:, None] * columns[None, :]
     factors, pivots = jax.scipy.linalg.lu_factor(jax.lax.stop_gradient(scaled))
     z = probe(n, A.dtype)
@@ -64,7 +64,7 @@ def solve_entries(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Ar
     """
     n = len(b)
     finite = functools.reduce(jnp.logical_and, [jnp.isfinite(x) for row in A for x in row])
-    rows = [_reciprocal(_largest(row)) for row in A]
+    rows = [reciprocal(_largest(row)) for row in A]
     A = [[x * r for x in row] for row, r in zip(A, rows, strict=True)]
     b = [x * r for x, r in zip(b, rows, strict=True)]
     x, spread = _cramer(A, b) if n == 2 else _eliminate(A, b)
@@ -87,7 +87,8 @@ def _largest(entries: list[Array]) -> Array:
     return functools.reduce(jnp.maximum, [jnp.abs(x) for x in entries])
 
 
-def _reciprocal(x: Array) -> Array:
+def reciprocal(x: Array) -> Array:
+    """1 / x, or 1 where x is not positive; a unit, and constant to differentiation."""
     positive = x > 0
     return jax.lax.stop_gradient(jnp.where(positive, 1 / jnp.where(positive, x, 1), 1))
 
@@ -109,7 +110,7 @@ def _cramer(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
 def _eliminate(A: list[list[Array]], b: list[Array]) -> tuple[list[Array], Array]:
     """Gaussian elimination with partial pivoting, written out; columns are scaled here, the caller scaled the rows."""
     n = len(b)
-    columns = [_reciprocal(_largest([row[j] for row in A])) for j in range(n)]
+    columns = [reciprocal(_largest([row[j] for row in A])) for j in range(n)]
     rows = [[*(x * c for x, c in zip(row, columns, strict=True)), right] for row, right in zip(A, b, strict=True)]
     for k in range(n):
         for i in range(k + 1, n):

@@ -67,7 +67,7 @@ def motion(
             for a holonomic g(t, q) = 0 pass `holonomic(g)`. Its rate is held at zero: a start that breaks it by c stays off
             by c, and is not reported here.
         mass: how M is solved: "dense"; "diagonal" and "tridiagonal" from one and three products; "cg" without any matrix,
-            for a positive definite M. Only "dense" takes constraints. "cg" calls an M singular too that is so
+            for a positive definite M in like units (it judges all coordinates by one norm). Only "dense" takes constraints. "cg" calls an M singular too that is so
             ill-conditioned that 2n products do not solve an equation with it.
 
     Returns:
@@ -92,7 +92,9 @@ def motion(
         t, q, v = local(t, q, v)
         _, fold = trees.ravel(q)
         push = trees.zeros_like(q) if force is None else force(t, q, v)
+        push = jax.tree.map(jnp.asarray, push)
         checks.same_structure(push, q, "force(t, q, v)", "q")
+        checks.same_dtypes(push, q, "force(t, q, v)", "q")
 
         def balance(a):
             return trees.ravel(trees.add(E(t, q, v, fold(a)), push))[0]
@@ -109,10 +111,12 @@ def motion(
             else:
                 a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
             a = jnp.where(jnp.all(jnp.isfinite(a)), a, jnp.nan)
+        outside = ~jnp.isfinite(L(t, q, v))  # derivatives may be finite there: log(-1) has one
+        a = jnp.where(outside, jnp.nan, a)
         failed = jnp.isnan(a[0])
         status = first_failure(
             status,
-            status_where(~jnp.isfinite(L(t, q, v)), Status.nonfinite_function),
+            status_where(outside, Status.nonfinite_function),
             status_where(failed, Status.nonfinite_derivative),  # M regular, the forces not
         )
         residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
@@ -149,16 +153,20 @@ def _solved(apply: Callable, b: Array, mass: str) -> tuple[Array, Array]:
 
 
 def _constrained(apply: Callable, b: Array, constraint: Callable, t, q, v):
-    """The saddle-point system [[M, -A'], [A, 0]] (a, lambda) = (b, -c)."""
+    """The saddle-point system [[M, -A'], [A, 0]] (a, lambda) = (b, -c), in units in which M has a unit diagonal and A unit rows."""
     _, fold = trees.ravel(v)
+    checks.vector_function(constraint, "constraint", t, q, v)
     flat = lambda v: jnp.atleast_1d(constraint(t, q, v))
     A = jax.vmap(lambda e: jax.jvp(flat, (v,), (fold(e),))[1])(jnp.eye(b.shape[0], dtype=b.dtype)).T
     c = jnp.atleast_1d(total_derivative(constraint)(t, q, v, trees.zeros_like(v)))
     M = jax.vmap(apply)(jnp.eye(b.shape[0], dtype=b.dtype)).T
     m = A.shape[0]
-    system = jnp.block([[M, -A.T], [A, jnp.zeros((m, m), b.dtype)]])
-    solution, status = linear.solve(system, jnp.concatenate([b, -c]))
-    a, multipliers = solution[: b.shape[0]], solution[b.shape[0] :]
+    s = jnp.sqrt(linear.reciprocal(jnp.abs(jnp.diagonal(M))))  # rows of M over those of A alone would lose a light body
+    rows = linear.reciprocal(jnp.max(jnp.abs(A) * s[None], axis=1))
+    B = A * s[None] * rows[:, None]
+    system = jnp.block([[M * s[:, None] * s[None], -B.T], [B, jnp.zeros((m, m), b.dtype)]])
+    solution, status = linear.solve(system, jnp.concatenate([s * b, -rows * c]))
+    a, multipliers = s * solution[: b.shape[0]], rows * solution[b.shape[0] :]
     return a, multipliers, A.T @ multipliers, status
 
 

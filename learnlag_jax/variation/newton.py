@@ -28,7 +28,7 @@ def dense_step(f: Callable, x):
 
 
 def away(x: Array, r: Array) -> Array:
-    """Where J is singular (a quartic at rest) any step of moderate length along -r leaves the bad point."""
+    """Where J is singular (a quartic at rest) any step of moderate length along -r leaves the bad point; J is not negative."""
     return -r / jnp.maximum(jnp.max(jnp.abs(r)), jnp.finfo(r.dtype).tiny) * (1 + jnp.max(jnp.abs(x)))
 
 
@@ -39,7 +39,7 @@ def dense_tangent(g: Callable, y):
 
 class _Search(NamedTuple):
     """Where the search is: x, f, the size of what cancels in every row of f (`terms`), whether f is rounding there
-    (`at_floor`), the share of the next correction in those terms (`to_go`), how much every unknown weighed in them at the start
+    (`at_floor`), whether J was regular, the share of the next correction in those terms (`to_go`), how much every unknown weighed in them at the start
     and what it would change by that weight where it is undetermined (`blur`), the correction and how much of it to try, the
     verdict (-1: none yet), and the steps taken."""
 
@@ -47,6 +47,7 @@ class _Search(NamedTuple):
     r: Array
     terms: Array
     at_floor: Array
+    regular: Array
     to_go: Array
     weight: Array
     blur: Array
@@ -65,7 +66,7 @@ def root(
     f: Callable,
     start,
     *,
-    offset: Array | float = 0.0,
+    offset: Array | float | Callable = 0.0,
     max_steps: int = 60,
     step: Callable = dense_step,
     tangent: Callable = dense_tangent,
@@ -80,7 +81,8 @@ def root(
     Args:
         f: an array -> an array of the same shape.
         start: where to begin; inside the domain of f.
-        offset: size of the terms in f that do not come from x, for all rows or for each; rounding is judged against it.
+        offset: size of the terms in f that do not come from x, for all rows or for each, or a function of x; rounding is judged
+            against it and against |J| |x| where the search is, not where it began.
         max_steps: Newton steps.
         step: `step(f, x)` -> (f(x), direction, y -> |J| y, regular).
         tangent: `tangent(g, y)` solves the linear equation g(x) = y.
@@ -89,32 +91,39 @@ def root(
         Solution with x, f(x), status and Newton steps. x is not filled: the caller knows what failure means.
     """
     eps = jnp.finfo(start.dtype).eps
-    reach = jax.lax.stop_gradient(jnp.abs(start))
-    offset = jnp.broadcast_to(jnp.asarray(offset, start.dtype), start.shape)
+    other = offset if callable(offset) else lambda _: offset
 
     def solve(f, x0):
         verdict = lambda blur: jnp.where(blur <= eps**0.25, 0, int(Status.ill_conditioned))
 
         # f is written once, at the trial point: nested solvers would otherwise multiply their programs by its copies
         def advance(state: _Search) -> _Search:
-            x, r_old, scale, at_floor, to_go_old, weight, blur_old, direction, s, _, k = state
+            x, r_old, scale, at_floor, regular_old, to_go_old, weight, blur_old, direction, s, _, k = state
             trial = x + s * direction
             r, onward, spread, regular = step(f, trial)
-            terms = offset + spread(reach + jnp.abs(trial))  # what cancels in f
+            terms = jnp.broadcast_to(jnp.asarray(other(trial), x.dtype), x.shape) + spread(
+                jnp.abs(trial)
+            )  # what cancels in f
             trial_at_floor = jnp.all(jnp.abs(r) <= ULPS * eps * terms)
             to_go = jnp.where(regular, largest_size(_over(spread(jnp.abs(onward)), terms)), 0)
             scale = jnp.where(k == 0, terms, scale)
             (slopes,) = jax.linear_transpose(spread, trial)(_over(jnp.ones_like(r), terms))
             weight = jnp.where(k == 0, slopes, weight)
-            undetermined = regular & (jnp.abs(onward) > eps**0.25 * (reach + jnp.abs(trial)))
+            undetermined = regular & (jnp.abs(onward) > eps**0.25 * jnp.abs(trial))
             blur = largest_size(jnp.where(undetermined, weight * jnp.abs(onward), 0))
             finite, norm = jnp.all(jnp.isfinite(r)), lambda r: jnp.sqrt(jnp.sum(_over(r, scale) ** 2))
-            falls = ((norm(r) <= (1 - s / 1024) * norm(r_old)) | (k == 0)) & finite
+            least = jnp.where(
+                regular_old, 1 - s / 1024, 1
+            )  # off a singular point, where the slope promises nothing, not to rise
+            falls = ((norm(r) <= least * norm(r_old)) | (k == 0)) & finite
             halves = at_floor & trial_at_floor & regular & (to_go <= s * to_go_old / 2)
             takes = falls | halves
             arrived = takes & trial_at_floor & (to_go <= ULPS * eps)
             failure = jnp.where(k == 0, int(Status.nonfinite_function), int(Status.stagnated))
-            stuck = ~takes & (~(s / 2 > eps) | (k == 0))
+            moves = jnp.any(x + s / 2 * direction != x) & (
+                s / 2 > eps**2
+            )  # a step into infinity may need many halvings
+            stuck = ~takes & (~moves | (k == 0))
             stays = jnp.where(stuck, failure, -1)
             code = jnp.where(~takes & at_floor, verdict(blur_old), jnp.where(arrived, verdict(blur), stays))
             pick = lambda new, old: jnp.where(takes, new, old)
@@ -123,6 +132,7 @@ def root(
                 pick(r, r_old),
                 pick(terms, scale),
                 pick(trial_at_floor, at_floor),
+                pick(regular, regular_old),
                 pick(to_go, to_go_old),
                 weight,
                 pick(blur, blur_old),
@@ -135,7 +145,7 @@ def root(
         going = lambda state: (state.code == -1) & (state.steps < max_steps)
         zero, one, no = jnp.zeros((), x0.dtype), jnp.ones((), x0.dtype), jnp.asarray(False)
         rest = jnp.zeros_like(x0)
-        begin = _Search(x0, rest, rest, no, zero, rest, zero, rest, one, jnp.int32(-1), jnp.int32(0))
+        begin = _Search(x0, rest, rest, no, no, zero, rest, zero, rest, one, jnp.int32(-1), jnp.int32(0))
         found = jax.lax.while_loop(going, advance, begin)
         late = jnp.where(found.at_floor, verdict(found.blur), int(Status.max_steps))
         code = jnp.where(found.code == -1, late, found.code)

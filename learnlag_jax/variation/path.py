@@ -62,6 +62,7 @@ def lift(q: Callable, order: int = 1) -> Callable:
 
     def jet(t):
         t = t if isinstance(t, jax.Array) else jnp.asarray(t, jnp.result_type(float))
+        checks.floating(t, "t")
         here = q(t)
         checks.floating(here, "path(t)")
         return (t, here, *(f(t) for f in derivatives[1:]))
@@ -101,6 +102,8 @@ def total_derivative(F: Callable) -> Callable:
 
 def quadrature(t0, t1, panels: int, nodes: int) -> tuple[Array, Array]:
     """Composite Gauss-Legendre rule: times and weights, each (panels * nodes,), in the dtype of the limits."""
+    checks.whole(panels, "panels", 1, "raise it")
+    checks.whole(nodes, "nodes", 1, "raise it")
     t0, t1 = (x if isinstance(x, jax.Array) else jnp.asarray(x, jnp.result_type(float)) for x in (t0, t1))
     x, w = np.polynomial.legendre.leggauss(nodes)
     c = ((np.arange(panels)[:, None] + (x + 1) / 2) / panels).ravel()
@@ -165,6 +168,14 @@ def first_variation(L: Callable, path: Callable, direction: Callable, t0, t1, **
     Reference: MATH.md section 2.
     """
     probe, _ = quadrature(t0, t1, 1, 1)
-    pushed = lambda e: lambda t: jax.tree.map(lambda q, eta: q + e.astype(q.dtype) * eta, path(t), direction(t))
+
+    def pushed(e):
+        def at(t):
+            here, eta = jax.tree.map(jnp.asarray, (path(t), direction(t)))
+            checks.same_structure(eta, here, "direction(t)", "path(t)")
+            return jax.tree.map(lambda q, eta: q + e.astype(q.dtype) * eta, here, eta)
+
+        return at
+
     varied = lambda e: action(L, pushed(e), t0, t1, **rule)
     return jax.jvp(varied, (jnp.zeros((), probe.dtype),), (jnp.ones((), probe.dtype),))[1]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from learnlag_jax.extrema import largest_size
 from learnlag_jax.variation.linear import amplification, probe, verdict
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
@@ -72,16 +73,20 @@ def _band(apply: Callable, n: int, dtype) -> tuple[Array, Array, Array]:
 def positive_definite(apply: Callable, b: Array, *, steps: int | None = None) -> tuple[Array, Array]:
     """x with apply(x) = b for a positive definite operator, by conjugate gradients; a probe is solved beside b.
 
-    A semi-definite operator solves what lies in its range and hides there; of a probe it cannot.
+    Judged by one norm over all entries, for the operator's rows are not known: entries in unlike units want another method. A
+    semi-definite operator solves what lies in its range and hides there; of a probe it cannot.
 
     Returns:
         x (n,), NaN unless solved, and `not_positive_definite`, `max_steps`, `singular` (b is solved, the probe is not: singular to
         working precision, or too ill-conditioned for the steps) or `converged`.
     """
-    z = probe(b.shape[0], b.dtype)
-    (x, _), (status, hidden) = jax.vmap(lambda b: _conjugate_gradient(apply, b, steps))(jnp.stack([b, z]))
+    z, size = probe(b.shape[0], b.dtype), jax.lax.stop_gradient(largest_size(b))
+    size = jnp.where(
+        size > 0, size, 1
+    )  # or the square of b would overflow or vanish, and with it what counts as solved
+    (x, _), (status, hidden) = jax.vmap(lambda b: _conjugate_gradient(apply, b, steps))(jnp.stack([b / size, z]))
     status = first_failure(status, status_where(hidden != 0, Status.singular))
-    return jnp.where(status != 0, jnp.nan, x), status
+    return jnp.where(status != 0, jnp.nan, x * size), status
 
 
 def _conjugate_gradient(apply: Callable, b: Array, steps: int | None) -> tuple[Array, Array]:
