@@ -82,13 +82,33 @@ def motion(
 
     Reference: MATH.md section 2.
     """
+    solved = _equation(L, force, constraint, mass)
+
+    def instant(t, q, v):
+        a, fold, balance, reaction, multipliers, status = solved(t, q, v)
+        outside = ~jnp.isfinite(L(*local(t, q, v)))  # derivatives may be finite there: log(-1) has one
+        failed = outside | jnp.isnan(a[0])
+        status = first_failure(
+            status,
+            status_where(outside, Status.nonfinite_function),
+            status_where(failed, Status.nonfinite_derivative),  # M regular, the forces not
+        )
+        rest = jnp.zeros_like(a)
+        residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
+        return Motion(fold(jnp.where(failed, jnp.nan, a)), residual, status, jnp.int32(1), multipliers)
+
+    return instant
+
+
+def _equation(L: Callable, force: Callable | None, constraint: Callable | None, mass: str) -> Callable:
+    """`solved(t, q, v)` -> acceleration, fold, E + force of any other, reaction, multipliers, status of the solve."""
     checks.require(mass in MASSES, "mass", repr(mass), "one of " + ", ".join(MASSES), "choose one")
     checks.require(
         mass == "dense" or constraint is None, "mass", repr(mass), "'dense' with a constraint", "leave mass out"
     )
     E = euler_lagrange(L)
 
-    def instant(t, q, v):
+    def solved(t, q, v):
         t, q, v = local(t, q, v)
         _, fold = trees.ravel(q)
         push = trees.zeros_like(q) if force is None else force(t, q, v)
@@ -111,18 +131,9 @@ def motion(
             else:
                 a, multipliers, reaction, status = _constrained(minus, start, constraint, t, q, v)
             a = jnp.where(jnp.all(jnp.isfinite(a)), a, jnp.nan)
-        outside = ~jnp.isfinite(L(t, q, v))  # derivatives may be finite there: log(-1) has one
-        a = jnp.where(outside, jnp.nan, a)
-        failed = jnp.isnan(a[0])
-        status = first_failure(
-            status,
-            status_where(outside, Status.nonfinite_function),
-            status_where(failed, Status.nonfinite_derivative),  # M regular, the forces not
-        )
-        residual = fold(balance(jnp.where(failed, rest, a)) + jnp.where(failed, rest, reaction))
-        return Motion(fold(a), residual, status, jnp.int32(1), multipliers)
+        return a, fold, balance, reaction, multipliers, status
 
-    return instant
+    return solved
 
 
 def _written_out(L: Callable, push: PyTree, t, q: PyTree, v: PyTree) -> tuple[Array, Array]:
@@ -184,7 +195,8 @@ def acceleration(
         mass: "dense", "diagonal", "tridiagonal" or "cg", as in `motion`.
 
     Returns:
-        `a(t, q, v)`, shaped like q; NaN where the mass matrix is singular (`motion` says why).
+        `a(t, q, v)`, shaped like q; NaN where the mass matrix is singular (`motion` says why). L itself is not evaluated: outside
+        of its domain, where a slope may still be a number (of log(q) at -1), only `motion` gives NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -195,8 +207,13 @@ def acceleration(
 
     Reference: MATH.md section 2.
     """
-    instant = motion(L, force=force, constraint=constraint, mass=mass)
-    return lambda t, q, v: instant(t, q, v).value
+    solved = _equation(L, force, constraint, mass)
+
+    def commanded(t, q, v):
+        a, fold, *_ = solved(t, q, v)
+        return fold(a)
+
+    return commanded
 
 
 def holonomic(g: Callable) -> Callable:
