@@ -152,8 +152,9 @@ def model_matrix(pool: Table, fixed: Table | None, options: argparse.Namespace) 
             "finite numbers",
             "remove or impute it",
         )
-        spread = values[: len(rows)].std()
-        constant = spread <= 1e-12 * np.abs(values).max()
+        shares = near_one(values)
+        spread = shares[: len(rows)].std()
+        constant = spread <= 1e-12 * np.abs(shares).max()
         checks.require(
             not constant or options.no_intercept,
             f"column {name}",
@@ -161,7 +162,7 @@ def model_matrix(pool: Table, fixed: Table | None, options: argparse.Namespace) 
             "a column that varies",
             "the intercept already holds it: leave it out with --columns",
         )
-        scaled = values if options.raw or constant else (values - values[: len(rows)].mean()) / spread
+        scaled = values if options.raw or constant else (shares - shares[: len(rows)].mean()) / spread
         numeric.append((name, scaled))
         terms.append(name)
         blocks.append(scaled)
@@ -178,6 +179,11 @@ def model_matrix(pool: Table, fixed: Table | None, options: argparse.Namespace) 
     return Pool(header, rows, np.column_stack(blocks), terms)
 
 
+def near_one(x: np.ndarray) -> np.ndarray:
+    """Each column times a power of two, exactly, so that its largest entry is near 1: squares of 1e200 are infinite, of 1e-200 zero."""
+    return np.ldexp(x, -np.frexp(np.abs(x).max(0))[1])
+
+
 def numbers(cells: list[str]) -> np.ndarray | None:
     """The cells as numbers, or None if any is a word."""
     try:
@@ -188,6 +194,7 @@ def numbers(cells: list[str]) -> np.ndarray | None:
 
 def estimable(F: np.ndarray, terms: list[str]) -> None:
     """Refuse a pool on which some term is a combination of those before it, by its name."""
+    F = near_one(F)
     scale = np.linalg.norm(F, axis=0)
     R = np.linalg.qr(F / np.where(scale > 0, scale, 1), mode="r")
     short = np.flatnonzero(np.abs(np.diag(R)) < 1e-7) if len(F) >= F.shape[1] else np.arange(len(F), F.shape[1])

@@ -3,8 +3,8 @@
     v(t) = mean over windows of -log p(x_t | x_<t)              band: bootstrap over windows or documents, never tokens
 
 Tokens of one window are dependent, so whole windows (or all windows of one document) are drawn again. Few documents know their
-own spread badly: draws are widened by sqrt(D / (D - 1)), D the effective number of documents. Comes from: an array of velocities
-(windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
+own spread badly: draws are widened by sqrt(D / (D - 1)), D the effective number of documents that reach a position. Comes from:
+an array of velocities (windows, T). Goes to: the report's figure 1. Reference: MATH.md section 1, eq. 1; figure 1 of the paper.
 """
 
 import functools
@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.student import percentile_band
+from learnlag_jax.information.arrays import as_mask, widened
+from learnlag_jax.information.student import student_band
 from learnlag_jax.vocabulary import Array
 
 
@@ -29,7 +30,8 @@ class Curve(NamedTuple):
         acceleration: (T - 1,) difference of `mean`, nats per token squared (eq. 1).
         acceleration_low, acceleration_high: (T - 1,) its band.
         replicates: (R, T) bootstrap means, spread about `mean` by sqrt(D / (D - 1)), from which every later standard error comes.
-        sources: () D, the effective number of documents (Kish): (sum of n)^2 / (sum of n^2), n their windows.
+        sources: (T,) D, the effective number of documents at each position (Kish): (sum of n)^2 / (sum of n^2), n the windows of
+            each that count there. Of a bin it is the least of its positions, and fits and tests use the least of all.
 
     Example:
         >>> from learnlag_jax.information import Curve
@@ -57,20 +59,21 @@ def in_context_curve(
 
     Args:
         v: (W, T) velocities of W windows, nats per token; not finite only where masked out.
-        mask: (W, T) boolean, True where a token counts, at least twice at every position; all if left out. A band is NaN
-            where some draw holds no token: too few windows are that long.
-        documents: (W,) labels, the document each window was cut from, two or more; windows of one document are drawn
-            together. Each window its own document if left out.
+        mask: (W, T) boolean (on the host also zeros and ones), True where a token counts, at least twice at every position; all
+            if left out. A band is NaN where some draw holds no token: too few windows are that long.
+        documents: (W,) labels, all text or all numbers, the document each window was cut from, two or more; windows of one
+            document are drawn together. Each window its own document if left out.
         replicates: bootstrap draws R.
         level: coverage of the band.
         key: typed JAX key of the draws; `jax.random.key(0)` if left out.
 
     Returns:
-        `Curve`.
+        `Curve`, in at least float32.
 
     Raises:
-        InputError: fewer than 2 windows, tokens or documents, a level that is no fraction, too few replicates for it, or (on the
-            host) a velocity that is not finite.
+        InputError: fewer than 2 windows, tokens or documents, labels of several kinds, a level that is no fraction, too few
+            replicates for it, a key that is not typed, or (on the host) a velocity that is not finite.
+        DTypeError: velocities that are not real floats, or a mask that is not boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,19 +90,29 @@ def in_context_curve(
     checks.fraction(level, "level")
     checks.whole(replicates, "replicates", int(np.ceil(2 / (1 - level))), "draw more: each tail must hold one")
     checks.require(min(v.shape) >= 2, "v", checks.describe(v), "at least 2 windows of 2 tokens", "cut more windows")
-    live = jnp.ones(v.shape, bool) if mask is None else jnp.asarray(mask)
-    checks.shape(live, v.shape, "mask")
-    seen = jnp.where(live, v, jnp.zeros_like(v))
+    live = as_mask(mask, v.shape)
+    seen = widened(jnp.where(live, v, jnp.zeros_like(v)))
     checks.finite(seen, "v")
     _check_counts(live)
-    labels = np.arange(v.shape[0]) if documents is None else np.asarray(documents)
+    ids = np.arange(v.shape[0]) if documents is None else _documents(documents, v.shape[0])
+    key = checks.random_key(key)
+    return _in_context_curve(seen, live, jnp.asarray(ids), key, int(ids.max()) + 1, replicates, level)
+
+
+def _documents(documents, windows: int) -> np.ndarray:
+    """The labels as 0 .. D - 1."""
+    try:
+        labels = np.asarray(documents)
+        names, ids = np.unique(labels, return_inverse=True)
+    except (TypeError, ValueError):  # labels that have no order, or rows of them
+        kinds = " and ".join(sorted({type(label).__name__ for label in documents}))
+        message = f"documents: got labels of {kinds}; expected all text or all numbers; name every window's document"
+        raise checks.InputError(message) from None
     checks.require(
-        labels.shape == v.shape[:1], "documents", f"shape {labels.shape}", f"{v.shape[0]} labels", "one a window"
+        labels.shape == (windows,), "documents", f"shape {labels.shape}", f"{windows} labels", "one a window"
     )
-    names, ids = np.unique(labels, return_inverse=True)
     checks.require(len(names) >= 2, "documents", f"{len(names)} document", "2 or more", "leave it out: draw windows")
-    key = jax.random.key(0) if key is None else key
-    return _in_context_curve(seen, live, jnp.asarray(ids), key, len(names), replicates, level)
+    return ids
 
 
 def _check_counts(live: Array) -> None:
@@ -115,18 +128,19 @@ def _check_counts(live: Array) -> None:
 def _in_context_curve(v, live, ids: Array, key: Array, total: int, replicates: int, level: float) -> Curve:
     draws, live = _counts(key, ids, total, replicates).astype(v.dtype), live.astype(v.dtype)
     t = jnp.arange(1, v.shape[1] + 1, dtype=jnp.int32)
-    windows = jnp.bincount(ids, length=total).astype(v.dtype)
-    sources = jnp.sum(windows) ** 2 / jnp.sum(windows**2)
+    windows = jax.ops.segment_sum(live, ids, total)  # of each document at each position
+    sources = jnp.sum(windows, axis=0) ** 2 / jnp.sum(windows**2, axis=0)
     mean = jnp.sum(v, axis=0) / jnp.sum(live, axis=0)
     spread = (draws @ v) / (draws @ live) - mean[None, :]
-    return _curve(t, mean, mean[None, :] + spread * jnp.sqrt(sources / (sources - 1)), sources, level)
+    return _curve(t, mean, mean[None, :] + spread * jnp.sqrt(sources / (sources - 1))[None, :], sources, level)
 
 
 @functools.partial(jax.jit, static_argnums=4)
 def _curve(t: Array, mean: Array, replicates: Array, sources: Array, level: float) -> Curve:
-    band = lambda x: percentile_band(x, level, sources)
     slope = lambda x: jnp.diff(x, axis=-1) / jnp.expand_dims(jnp.diff(t).astype(x.dtype), range(x.ndim - 1))
-    (low, high), (a_low, a_high) = band(replicates), band(slope(replicates))
+    both = jnp.minimum(sources[1:], sources[:-1])
+    low, high = student_band(replicates, level, sources, mean)
+    a_low, a_high = student_band(slope(replicates), level, both, slope(mean))
     return Curve(t, mean, low, high, slope(mean), a_low, a_high, replicates, sources)
 
 
@@ -176,7 +190,8 @@ def log_bins(curve: Curve, *, per_octave: int = 1, level: float = 0.95) -> Curve
     member = label[None, :] == np.unique(label)[:, None]
     average = jnp.asarray(member / member.sum(1, keepdims=True), curve.mean.dtype)
     t = average @ curve.t.astype(average.dtype)
-    return _curve(t, average @ curve.mean, curve.replicates @ average.T, curve.sources, level)
+    least = jnp.min(jnp.where(jnp.asarray(member), curve.sources[None, :], jnp.inf), axis=1)
+    return _curve(t, average @ curve.mean, curve.replicates @ average.T, least, level)
 
 
 class Score(NamedTuple):

@@ -4,28 +4,23 @@
     exponential   v(t) = v_inf + c exp(-t / tau)
     logarithmic   v(t) = m - c log(t + t0)                      has no limit: a warning when it wins
 
-For given shape (t0, b), tau or t0 the rest is linear, so only the shape is searched, on a grid that closes in on its best
-point. Comes from: `curves`. Reference: MATH.md section 1.
+Only the shape (t0, b), tau or t0 is searched. Comes from: `curves`, `forms`. Reference: MATH.md section 1.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.information.curves import Curve, check_curve
 from learnlag_jax.information.deceleration import deceleration_test
-from learnlag_jax.information.student import percentile_band
+from learnlag_jax.information.forms import SLOWEST, exponential, logarithmic, power, rounding
+from learnlag_jax.information.student import student_band
 from learnlag_jax.vocabulary import Array, Status
 
 REFITS = 100  # bootstrap replicates that are fitted again: enough for a 95 % band, and a fit is the costly part
-
-
-SHARPEST, SLOWEST, FASTEST = 0.25, 0.02, 8.0  # edges of the search: least 1 + t0 and tau, tokens; least and largest b
 
 
 class Decay(NamedTuple):
@@ -36,10 +31,11 @@ class Decay(NamedTuple):
         low, high: `(v_inf, c, t0, b)` bands from the bootstrap replicates, each (4,).
         residual: root mean square misfit, nats per token.
         replicates: (R, 4) parameters of the refitted replicates.
-        sources: () of the curve.
+        sources: () the least of the curve.
         status: int32 `Status`; singular where the curve does not determine its limit: the test of "flat or rising" is not
-            rejected at 1 %, the band of v_inf is wider than the whole fall, v_inf lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the
-            approach is faster than a power law, v_inf is determined and b runs to its other edge: see `compare_decays`.
+            rejected at 1 %, the fall to v_inf is no larger than rounding, the band of v_inf is wider than the whole fall, v_inf
+            lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the approach is
+            faster than a power law, v_inf is determined and b runs to its other edge: see `compare_decays`.
 
     Example:
         >>> from learnlag_jax.information import Decay
@@ -65,7 +61,8 @@ class Comparison(NamedTuple):
     Attributes:
         residual: (3,) root mean square misfit, nats per token.
         score: (3,) T log(mean square misfit) + 2 (number of parameters); the least is best (Akaike).
-        wins: (3,) share of bootstrap replicates in which the form has the least score.
+        wins: (3,) share of bootstrap replicates in which the form has the least score; NaN where all forms fit to rounding, as
+            they do a flat curve or two positions, so that nothing is contested.
 
     Example:
         >>> from learnlag_jax.information import Comparison
@@ -129,15 +126,20 @@ def decay_fit(curve: Curve, *, level: float = 0.95) -> Decay:
 @functools.partial(jax.jit, static_argnums=1)
 def _decay_fit(curve: Curve, level: float) -> Decay:
     t = curve.t.astype(curve.mean.dtype)
-    best, misfit = _power(t, curve.mean)
-    many, _ = jax.vmap(_power, (None, 0))(t, curve.replicates[:REFITS])
-    low, high = percentile_band(many, level, curve.sources)
+    best, misfit = power(t, curve.mean)
+    many, _ = jax.vmap(power, (None, 0))(t, curve.replicates[:REFITS])
+    sources = jnp.min(curve.sources)
+    low, high = student_band(many, level, sources, best)
+    low = jnp.maximum(low, jnp.asarray([0, 0, -1, 0], t.dtype))  # no parameter is admissible below
     v_inf, c, t0, b = best
     falls = ~(deceleration_test(curve).p_value > 0.01)  # NaN where windows do not differ: nothing says that it does not
-    seen = high[0] - low[0] < curve.mean[0] - v_inf  # the limit is known more closely than the fall towards it is long
+    fall = curve.mean[0] - v_inf
+    seen = (fall > rounding(curve.mean)) & (
+        high[0] - low[0] < fall
+    )  # the limit is known more closely than the fall is long
     determined = falls & seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
     status = jnp.where(determined, Status.converged, Status.singular).astype(jnp.int32)
-    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, curve.sources, status)
+    return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, sources, status)
 
 
 def compare_decays(curve: Curve) -> Comparison:
@@ -174,15 +176,14 @@ def _compare_decays(curve: Curve) -> Comparison:
     T = t.shape[0]
 
     def scores(v):
-        misfit = jnp.stack([form(t, v)[1] for form in (_power, _exponential, _logarithmic)]) / T
-        floor = (64 * jnp.finfo(v.dtype).eps * jnp.max(jnp.abs(v))) ** 2  # below rounding no form is better
-        penalty = jnp.asarray([8, 6, 6], v.dtype)
-        return misfit, T * jnp.log(jnp.maximum(misfit, floor)) + penalty
+        misfit = jnp.stack([form(t, v)[1] for form in (power, exponential, logarithmic)]) / T
+        floor = rounding(v) ** 2  # below rounding no form is better
+        score = T * jnp.log(jnp.maximum(misfit, floor)) + jnp.asarray([8, 6, 6], v.dtype)
+        best = jax.nn.one_hot(jnp.argmin(score), 3, dtype=t.dtype)
+        return misfit, score, jnp.where(jnp.isfinite(score) & jnp.any(misfit > floor), best, jnp.nan)
 
-    misfit, score = scores(curve.mean)
-    _, many = jax.vmap(scores)(curve.replicates[:REFITS])
-    best = jax.nn.one_hot(jnp.argmin(many, axis=1), 3, dtype=t.dtype)
-    wins = jnp.mean(jnp.where(jnp.isfinite(many), best, jnp.nan), axis=0)
+    misfit, score, _ = scores(curve.mean)
+    wins = jnp.mean(jax.vmap(scores)(curve.replicates[:REFITS])[2], axis=0)
     return Comparison(jnp.sqrt(misfit), score, wins)
 
 
@@ -193,7 +194,7 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
 
     Args:
         fit: from `decay_fit`.
-        gain: nats per token squared, above zero.
+        gain: () nats per token squared, above zero; may be traced, and mapped by `jax.vmap`.
         level: coverage of the band, from the refitted replicates.
 
     Returns:
@@ -201,7 +202,7 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
         its status is passed on.
 
     Raises:
-        InputError: a gain that is not one number above zero, or a level that is no fraction.
+        InputError: a gain that is not one number above zero (on the host), or a level that is no fraction.
 
     Example:
         >>> import jax.numpy as jnp
@@ -214,7 +215,8 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
     Reference: MATH.md section 1.
     """
     checks.shape(gain, (), "gain")
-    checks.require(gain > 0, "gain", gain, "nats per token squared, above zero", "use for example 0.001")
+    above = checks.is_traced(gain) or gain > 0
+    checks.require(above, "gain", gain, "nats per token squared, above zero", "use for example 0.001")
     checks.fraction(level, "level")
 
     def at(parameters):
@@ -224,75 +226,6 @@ def effective_context(fit: Decay, gain: float, *, level: float = 0.95) -> Contex
         )  # c may be beyond c / gain
         return jnp.maximum(length - t0, jnp.ones_like(c))
 
-    low, high = percentile_band(jax.vmap(at)(fit.replicates), level, fit.sources)
-    return Context(at((fit.v_inf, fit.c, fit.t0, fit.b)), low, high, fit.status)
-
-
-@jax.jit
-def _power(t: Array, v: Array) -> tuple[Array, Array]:
-    """(v_inf, c, t0, b) and the sum of squares; 1 + t0 runs from SHARPEST to the window, b from SLOWEST to FASTEST."""
-
-    def at(point):
-        t0, b = jnp.expm1(point[0]), jnp.exp(point[1])
-        x = ((t + t0) / (1 + t0)) ** -b
-        limit, c = _line(x, v, floor=0.0)
-        return jnp.stack([limit, c * (1 + t0) ** b, t0, b]), jnp.sum((v - limit - c * x) ** 2)
-
-    return _search(at, [SHARPEST, SLOWEST], [t[-1] + 1, FASTEST], t.dtype)
-
-
-@jax.jit
-def _exponential(t: Array, v: Array) -> tuple[Array, Array]:
-    """(v_inf, c, tau) and the sum of squares; tau from a quarter of a token to ten windows."""
-
-    def at(point):
-        tau = jnp.exp(point[0])
-        x = jnp.exp(-(t - t[0]) / tau)
-        limit, c = _line(x, v, floor=0.0)
-        return jnp.stack([limit, c * jnp.exp(t[0] / tau), tau]), jnp.sum((v - limit - c * x) ** 2)
-
-    return _search(at, [SHARPEST], [10 * t[-1]], t.dtype)
-
-
-@jax.jit
-def _logarithmic(t: Array, v: Array) -> tuple[Array, Array]:
-    """(m, c, t0) and the sum of squares, with t0 as for the power law."""
-
-    def at(point):
-        t0 = jnp.expm1(point[0])
-        x = -jnp.log((t + t0) / (1 + t0))
-        m, c = _line(x, v, floor=-np.inf)
-        return jnp.stack([m + c * jnp.log1p(t0), c, t0]), jnp.sum((v - m - c * x) ** 2)
-
-    return _search(at, [SHARPEST], [t[-1] + 1], t.dtype)
-
-
-def _search(at: Callable, low, high, dtype) -> tuple[Array, Array]:
-    """`at` its best point, over logarithms of shapes from `low` to `high`: a grid of 17 a side, then of 7 that closes in."""
-    low, high = (jnp.log(jnp.stack([jnp.asarray(x, dtype) for x in side])) for side in (low, high))
-
-    def best(centre, width, side):
-        axes = jnp.meshgrid(*[jnp.linspace(-1, 1, side, dtype=dtype)] * len(low), indexing="ij")
-        unit = jnp.stack(axes, -1).reshape(-1, len(low))
-        points = jax.vmap(lambda u: jnp.clip(centre + width * u, low, high))(unit)
-        return points[jnp.argmin(jax.vmap(lambda p: at(p)[1])(points))]
-
-    def closer(state, _):
-        centre, width = state
-        return (best(centre, width, 7), width * 0.6), None
-
-    half = (high - low) / 2
-    start = best((low + high) / 2, half, 17), half / 4
-    (centre, _), _ = jax.lax.scan(closer, start, length=20)
-    return at(centre)
-
-
-def _line(x: Array, v: Array, floor: float) -> tuple[Array, Array]:
-    """v ~ limit + c x with c >= 0 and limit >= floor: the free fit if admissible, else the better of its edges."""
-    mx, mv = jnp.mean(x), jnp.mean(v)
-    spread = jnp.sum((x - mx) ** 2)
-    c = jnp.sum((x - mx) * (v - mv)) / jnp.where(spread > 0, spread, jnp.ones_like(spread))
-    limit = mv - c * mx
-    through_zero = jnp.sum(x * v) / jnp.sum(x * x)
-    c, limit = jnp.where(limit < floor, through_zero, c), jnp.maximum(limit, floor)
-    return jnp.where(c < 0, jnp.maximum(mv, floor), limit), jnp.maximum(c, 0)
+    best = at((fit.v_inf, fit.c, fit.t0, fit.b))
+    low, high = student_band(jax.vmap(at)(fit.replicates), level, fit.sources, best)
+    return Context(best, jnp.maximum(low, jnp.ones_like(low)), high, fit.status)

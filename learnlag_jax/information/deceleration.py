@@ -1,6 +1,7 @@
 """Does the velocity fall as context grows? A test that can come out false.
 
-    z = contrast / standard error, against Student's t with D - 1 degrees of freedom, D the effective number of documents
+    z = contrast / standard error, against Student's t with D - 1 degrees of freedom, D the effective number of documents, the
+    least of all positions
 
 Comes from: `curves`. Goes to: `decay`, the report's chapter. Reference: MATH.md section 1, Insight 1.
 """
@@ -86,4 +87,4 @@ def _deceleration(curve: Curve, start) -> Deceleration:
     error = jnp.std(curve.replicates @ weights, ddof=1)
     rounding = 16 * jnp.finfo(error.dtype).eps * jnp.dot(jnp.abs(weights), jnp.abs(curve.mean))
     z = jnp.where(error > rounding, contrast / error, jnp.nan)
-    return Deceleration(z, student_sf(z, curve.sources - 1), contrast, error)
+    return Deceleration(z, student_sf(z, jnp.min(curve.sources) - 1), contrast, error)

@@ -9,6 +9,7 @@ velocities. Comes from: `log_probs`. Goes to: `curves`. Reference: MATH.md secti
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.information.arrays import widened
 from learnlag_jax.information.log_probs import NATS_PER_BIT
 from learnlag_jax.vocabulary import Array
 
@@ -30,7 +31,7 @@ def position(v: Array) -> Array:
         v: (..., T) velocities, nats per token; masked entries (NaN) count as zero.
 
     Returns:
-        (..., T) nats.
+        (..., T) nats, in at least float32.
 
     Example:
         >>> import jax.numpy as jnp
@@ -40,7 +41,7 @@ def position(v: Array) -> Array:
 
     Reference: MATH.md section 1 (chain rule).
     """
-    v = _sequence(v, "v")
+    v = widened(_sequence(v, "v"))
     return jnp.cumsum(jnp.where(jnp.isnan(v), jnp.zeros_like(v), v), axis=-1)
 
 
@@ -124,10 +125,10 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
         sizes: (..., T) bytes of UTF-8 text in every token, not negative; tokens whose v is NaN (masked) do not count.
 
     Returns:
-        (...) bits per byte over the last axis.
+        (...) bits per byte over the last axis, in at least float32.
 
     Raises:
-        InputError: shapes that differ, or (on the host) sizes that are negative or all zero.
+        InputError: shapes that differ, or (on the host) sizes that are negative, not finite or all zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,9 +138,10 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
 
     Reference: MATH.md section 1 (units).
     """
-    v, sizes = _sequence(v, "v"), jnp.asarray(sizes)
+    v, sizes = widened(_sequence(v, "v")), jnp.asarray(sizes)
     checks.shape(sizes, v.shape, "sizes")
     counted = jnp.where(jnp.isnan(v), jnp.zeros_like(v), sizes.astype(v.dtype))
+    checks.finite(counted, "sizes")
     if not checks.is_traced(counted):
         least, total = float(jnp.min(counted)), float(jnp.min(jnp.sum(counted, axis=-1)))
         got = f"least {least:g}, sum {total:g}"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.information.arrays import as_ids, as_mask, widened
 from learnlag_jax.vocabulary import Array
 
 NATS_PER_BIT = float(np.log(2.0))
@@ -24,8 +25,9 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
     Args:
         logits: (T, V) real; row t is the prediction of token t, made before seeing it. Log-probabilities will do.
             A causal language model's row t predicts token t + 1: pass `logits[:-1]` and `tokens[1:]`.
-        tokens: (T,) integers in 0 .. V - 1.
-        mask: (T,) boolean, True where the token counts; all if left out. What is masked out may hold anything.
+        tokens: (T,) integers of any width in 0 .. V - 1.
+        mask: (T,) boolean (on the host also zeros and ones), True where the token counts; all if left out. What is masked out
+            may hold anything.
 
     Returns:
         (T,) nats per token, in at least float32; NaN where masked out and, inside jit, where an id is out of range or a row
@@ -34,7 +36,7 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
     Raises:
         InputError: shapes that do not fit; on the host also an id out of range or a row that predicts nothing: NaN or +inf in
             it, or -inf everywhere.
-        DTypeError: tokens that are not integers.
+        DTypeError: tokens that are not integers, or a mask that is not boolean.
 
     Example:
         >>> import jax.numpy as jnp
@@ -45,12 +47,12 @@ def surprisal(logits: Array, tokens: Array, mask: Array | None = None) -> Array:
 
     Reference: MATH.md section 1; eq. 1.
     """
-    logits, tokens = jnp.asarray(logits), jnp.asarray(tokens)
+    logits = jnp.asarray(logits)
     checks.shape(logits, ("T", "V"), "logits")
     checks.floating(logits, "logits")
-    live = check_tokens(tokens, logits.shape, mask)
+    tokens, live = check_tokens(tokens, logits.shape, mask)
     _check_rows(logits, live, "logits")
-    wide = logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+    wide = widened(logits)
     wide = (
         wide if mask is None else jnp.where(live[:, None], wide, jnp.zeros_like(wide))
     )  # else its NaN reach the gradient
@@ -67,7 +69,7 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
     Args:
         states: (T, d) hidden states h, each made before seeing the token of its row.
         embedding: (V, d) output embedding E.
-        tokens: (T,) integers in 0 .. V - 1.
+        tokens: (T,) integers of any width in 0 .. V - 1.
         chunk: words of the vocabulary at a time; memory grows as T x chunk.
         mask: (T,) boolean, as in `surprisal`.
 
@@ -86,7 +88,7 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
 
     Reference: MATH.md section 1.
     """
-    states, embedding, tokens = jnp.asarray(states), jnp.asarray(embedding), jnp.asarray(tokens)
+    states, embedding = jnp.asarray(states), jnp.asarray(embedding)
     checks.shape(states, ("T", "d"), "states")
     checks.shape(embedding, ("V", states.shape[1]), "embedding")
     checks.floating((states, embedding), "states, embedding")
@@ -94,7 +96,7 @@ def chunked_surprisal(states: Array, embedding: Array, tokens: Array, *, chunk: 
     checks.require(same, "embedding", checks.describe(embedding), f"{states.dtype}", "cast one", checks.DTypeError)
     checks.whole(chunk, "chunk", 1, "use for example 1024 words")
     vocabulary = embedding.shape[0]
-    live = check_tokens(tokens, (states.shape[0], vocabulary), mask)
+    tokens, live = check_tokens(tokens, (states.shape[0], vocabulary), mask)
     _check_rows(states, live, "states")
     checks.finite(embedding, "embedding")
     states = states if mask is None else jnp.where(live[:, None], states, jnp.zeros_like(states))
@@ -128,21 +130,18 @@ def _masked(v: Array, live: Array) -> Array:
     return jnp.where(live & (v > -jnp.inf), v, jnp.nan)
 
 
-def check_tokens(tokens, shape, mask=None) -> Array:
-    """(T,) True where a token counts and is one of the vocabulary; on the host a token that counts and is none is refused."""
+def check_tokens(tokens, shape, mask=None) -> tuple[Array, Array]:
+    """Ids in int32, and (T,) True where one counts and is of the vocabulary; on the host one that counts and is not is refused."""
     checks.shape(tokens, shape[:1], "tokens")
-    integral = jnp.issubdtype(jnp.result_type(tokens), jnp.integer)
-    checks.require(integral, "tokens", checks.describe(tokens), "integer ids", "encode the text", checks.DTypeError)
-    counts = jnp.ones(shape[:1], bool) if mask is None else jnp.asarray(mask)
-    checks.shape(counts, shape[:1], "mask")
-    known = (tokens >= 0) & (tokens < shape[1])
+    ids, counts = as_ids(tokens), as_mask(mask, shape[:1])
+    known = (ids >= 0) & (ids < shape[1])
     if not checks.is_traced(tokens, counts):
         bad = np.flatnonzero(np.asarray(counts & ~known))
         got = "" if not len(bad) else f"{tokens[bad[0]]} at index {bad[0]}"
         checks.require(
             not len(bad), "tokens", got, f"ids 0 .. {shape[1] - 1}", "use the model's own tokenizer, or a mask"
         )
-    return counts & known
+    return ids, counts & known
 
 
 def _check_rows(rows, live, argument: str) -> None:
@@ -168,7 +167,9 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
         The same numbers as a NumPy array; -inf stays, the surprisal of what was held impossible is infinite.
 
     Raises:
-        InputError: NaN, a row that is -inf everywhere, or a log-probability above zero by more than rounding (1e-6); says where.
+        InputError: rows of unequal length, NaN, a row that is -inf everywhere, or a log-probability above zero by more than
+            rounding (1e-6); says where.
+        DTypeError: text, dates, truth values, complex numbers, objects: whatever is no real number.
 
     Example:
         >>> from learnlag_jax.information import check_log_probs
@@ -177,7 +178,7 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
 
     Reference: MATH.md section 1.
     """
-    array = np.asarray(log_probs, np.float64)
+    array = _real(log_probs, argument)
     checks.require(array.size, argument, "no entries", "at least one log-probability", "score a longer text")
     nan = np.argwhere(np.isnan(array))
     got = "" if not len(nan) else f"NaN at index {tuple(map(int, nan[0]))}"
@@ -191,3 +192,16 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
     got, remedy = f"{array.max():g} at index {where}", "pass log-probabilities in nats, not losses"
     checks.require(array.max() <= 1e-6, argument, got, "at most 0", remedy)
     return array
+
+
+def _real(log_probs, argument: str) -> np.ndarray:
+    """In float64; nothing that NumPy would merely be able to read as numbers."""
+    try:
+        array = np.asarray(log_probs)
+    except ValueError:
+        message = f"{argument}: got rows of unequal length; expected rows of equal length; cut equal windows"
+        raise checks.InputError(message) from None
+    real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    got, remedy = f"{array.dtype} of shape {array.shape}", "save natural logarithms as floats"
+    checks.require(real, argument, got, "real numbers", remedy, checks.DTypeError)
+    return array.astype(np.float64)

@@ -7,12 +7,14 @@ Reference: MATH.md sections 1 and 3.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.information.arrays import widened
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -46,13 +48,14 @@ def loss_motion(losses: Array, *, bandwidth: float = 20.0) -> LossMotion:
 
     Args:
         losses: (N,) training or test loss of every step.
-        bandwidth: h, steps, at least 1; weights beyond 4 h are zero.
+        bandwidth: h, steps, at least 1 and finite; weights beyond 4 h are zero. It may be traced, at the cost of sums over the
+            whole run at every step.
 
     Returns:
-        `LossMotion`, each (N,), in the dtype of the losses.
+        `LossMotion`, each (N,), in the dtype of the losses, in at least float32.
 
     Raises:
-        InputError: fewer than 5 steps, a loss that is not finite (on the host), or a bandwidth below 1.
+        InputError: fewer than 5 steps; on the host a loss that is not finite, or a bandwidth below 1 or not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -67,18 +70,24 @@ def loss_motion(losses: Array, *, bandwidth: float = 20.0) -> LossMotion:
     checks.shape(losses, ("N",), "losses")
     checks.floating(losses, "losses")
     checks.require(len(losses) >= 5, "losses", checks.describe(losses), "at least 5 steps", "record a longer run")
-    checks.require(bandwidth >= 1, "bandwidth", bandwidth, "at least 1 step", "smooth over more steps")
+    checks.shape(bandwidth, (), "bandwidth")
+    traced, last = checks.is_traced(bandwidth), len(losses) - 1
+    sized = traced or 1 <= bandwidth < math.inf
+    checks.require(sized, "bandwidth", bandwidth, "a finite number of steps, at least 1", "20 is usual")
     checks.finite(losses, "losses")
-    return _loss_motion(losses, float(bandwidth))
+    losses = widened(losses)
+    reach = last if traced else int(min(4 * float(bandwidth), last))
+    return _loss_motion(losses, jnp.asarray(bandwidth, losses.dtype), reach)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _loss_motion(losses: Array, bandwidth: float) -> LossMotion:
+@functools.partial(jax.jit, static_argnums=2)
+def _loss_motion(losses: Array, bandwidth: Array, reach: int) -> LossMotion:
     N, dtype = len(losses), losses.dtype
-    reach = min(int(4 * bandwidth), N - 1)
-    u = jnp.arange(-reach, reach + 1, dtype=dtype) / jnp.asarray(bandwidth, dtype)
+    unit = jnp.minimum(bandwidth, N)  # of a bandwidth beyond the run, squares of u would vanish beside 1
+    offset = jnp.arange(-reach, reach + 1, dtype=dtype)
+    u, beyond = offset / unit, jnp.abs(offset) > 4 * bandwidth
     basis = jnp.stack([jnp.ones_like(u), u, u * u / 2])
-    kernel = jnp.exp(-u * u / 2)
+    kernel = jnp.where(beyond, 0, jnp.exp(-((offset / bandwidth) ** 2) / 2))
     padded, live = (jnp.pad(x, reach) for x in (losses, jnp.ones_like(losses)))
 
     def at(n):
@@ -88,7 +97,7 @@ def _loss_motion(losses: Array, bandwidth: float) -> LossMotion:
         centre = jnp.dot(w, near(padded)) / jnp.sum(w)
         scaled = basis * w[None, :]
         l, s, a = jnp.linalg.solve(scaled @ basis.T, scaled @ ((near(padded) - centre) * near(live)))
-        return l + centre, -s / bandwidth, a / bandwidth**2
+        return l + centre, -s / unit, a / unit**2
 
     loss, speed, acceleration = jax.lax.map(at, jnp.arange(N), batch_size=256)
     return LossMotion(jnp.arange(N), loss, speed, acceleration)

@@ -75,7 +75,7 @@ def read_stream(step: Callable, stream: Stream, tokens: Array) -> tuple[Stream, 
     Args:
         step: `step(state, token) -> (state, logits)` with the shapes and dtypes it was given.
         stream: from `start_stream` or the last `read_stream`.
-        tokens: (T,) integers in 0 .. V - 1.
+        tokens: (T,) integers of any width in 0 .. V - 1.
 
     Returns:
         The stream after the tokens, and their velocities (T,), nats per token; NaN for an id out of range seen under `jit`.
@@ -94,20 +94,21 @@ def read_stream(step: Callable, stream: Stream, tokens: Array) -> tuple[Stream, 
 
     Reference: MATH.md section 1.
     """
-    tokens = jnp.asarray(tokens)
     checks.shape(tokens, ("T",), "tokens")
-    check_tokens(tokens, (len(tokens), len(stream.logits)))
+    ids, _ = check_tokens(tokens, (len(tokens), len(stream.logits)))
+    tokens = jnp.asarray(tokens)  # the model sees them in their own dtype
     after = jax.eval_shape(step, stream.state, jax.ShapeDtypeStruct((), tokens.dtype))
     before = stream.state, stream.logits
     checks.same_structure(after, before, "step(state, token)", "(state, logits)")
     checks.same_dtypes(after, before, "step(state, token)", "(state, logits)")
 
-    def one(s: Stream, token):
-        v = surprisal(s.logits[None, :], token[None])[0]
+    def one(s: Stream, read):
+        token, number = read
+        v = surprisal(s.logits[None, :], number[None])[0]
         total = s.position + v
         larger, smaller = jnp.maximum(s.position, v), jnp.minimum(s.position, v)
         lost = jnp.where(jnp.isfinite(total), s.lost + ((larger - total) + smaller), s.lost)
         state, logits = step(s.state, token)
         return Stream(state, logits, total, lost, s.tokens + jnp.int32(1)), v
 
-    return jax.lax.scan(one, stream, tokens)
+    return jax.lax.scan(one, stream, (tokens, ids))

@@ -12,6 +12,7 @@ import pytest
 from learnlag_jax import fisher
 from learnlag_jax.experiments import cli
 from learnlag_jax.experiments.runs import recorded
+from tests.experiments.comparing import CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -67,4 +68,15 @@ def test_what_is_no_record_is_refused(tmp_path, trajectory, capsys):
     said = capsys.readouterr().err.splitlines()
     assert len(said) == len(bad) + 2 + 1 + 5
     assert all(line.startswith("learnlag: ") for line in said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_of_the_other_kind_of_file_is_refused_and_not_passed_over(tmp_path, trajectory, installed, capsys):
+    recorded.save(tmp_path / "run.npz", trajectory)
+    (tmp_path / "c.toml").write_text(CONFIG.replace("LABEL", "plain"))
+    _audit(tmp_path, tmp_path / "run.npz", "--stride", "3", code=2)
+    _audit(tmp_path, tmp_path / "c.toml", "--learning-rate", "3", code=2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "--stride: got 3; expected no --stride beside run.npz; leave it out: it watches live" in first
+    assert "--learning-rate: got 3.0; expected no --learning-rate beside c.toml; leave it out" in second
     assert not (tmp_path / "out").exists()

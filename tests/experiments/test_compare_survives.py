@@ -17,7 +17,7 @@ import pytest
 
 from learnlag_jax.experiments import cli
 from learnlag_jax.experiments.comparison import kept
-from learnlag_jax.experiments.runs import compiled
+from learnlag_jax.experiments.runs import compiled, ownership
 from tests.experiments.comparing import BIG, run_compare
 from tests.experiments.test_standings import result
 
@@ -140,6 +140,7 @@ def test_a_result_survives_its_file(tmp_path):
 def test_links_in_the_directory_are_refused(tmp_path, installed, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
+    ownership.mark(tmp_path / "out")
     (tmp_path / "out" / "trials").symlink_to(tmp_path / "elsewhere")
     run_compare(tmp_path, code=5)
     assert "got a link" in capsys.readouterr().err

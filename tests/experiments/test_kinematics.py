@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from learnlag_jax import InputError
+from learnlag_jax.experiments import cli
 from learnlag_jax.experiments.commands import kinematics
 from learnlag_jax.experiments.language import models, readings, scoring
 
@@ -171,9 +173,72 @@ def test_damaged_files_wrong_models_and_missing_text_are_refused(tmp_path):
         (("--text", tmp_path / "no.txt"), "--text: got .*no.txt"),
         (("--model", tmp_path / "no.npz"), "--model: got .*no.npz"),
         (("--model", tmp_path / "w.npz", "--text", "a"), "--text: got a; expected no text beside"),
+        (("--model", tmp_path / "w.npz", "--windows", 3), "--windows: got 3; expected no --windows beside .*w.npz"),
+        (("--model", tmp_path / "w.npz", "--length", 4), "--length: got 4; expected no --length beside"),
+        (("--model", tmp_path / "y.jsonl", "--steps", 4), "--steps: got 4; expected no --steps beside"),
+        (("--model", "smollm2", "--text", "a", "--steps", 4), "--steps: got 4; expected no --steps beside smollm2"),
     ):
         with pytest.raises(InputError, match=message):
             _run(*words, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"log_probs": np.full((4, 4), "a")}, "log_probs: got <U1 of shape .*expected real numbers"),
+        ({"log_probs": np.full((4, 4), "-1")}, "log_probs: got <U2"),
+        ({"log_probs": np.zeros((4, 4), "M8[s]")}, "log_probs: got datetime64"),
+        ({"log_probs": -np.ones((4, 4)) + 1j}, "log_probs: got complex128"),
+        ({"log_probs": np.zeros((4, 4), bool)}, "log_probs: got bool"),
+        ({"log_probs": np.array([[-1.0], [-1.0, -2.0]], object)}, "log_probs: got Python objects; .* equal length"),
+        (
+            {"log_probs": -np.ones((4, 4)), "documents": np.array(list("abcd"), object)},
+            r"documents: got Python objects; .*save them as text, documents.astype\(str\)",
+        ),
+    ],
+)
+def test_an_npz_of_what_is_no_real_number_is_refused_by_name(tmp_path, capsys, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert cli.run(["kinematics", "--model", str(tmp_path / "x.npz"), "--out", str(tmp_path / "out")]) == 2
+    assert re.fullmatch(f"learnlag: x.npz: {message}.*", capsys.readouterr().err.strip())  # one line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"log_probs": [false, -1]}', "line 2: got false at index 0; expected numbers"),
+        ('{"log_probs": ["-1", "-2"]}', 'line 2: got "-1" at index 0; expected numbers'),
+        ('{"log_probs": [-1, [-2]]}', r"line 2: got \[-2\] at index 1"),
+        ('{"log_probs": [-1, -1%s]}' % ("0" * 400), "line 2: got -10+ at index 1"),
+        ('{"log_probs": {"-1": 2, "-3": 1}}', 'line 2: got {"log_probs": {.*expected {"log_probs": '),
+        ('{"log_probs": "-1"}', "line 2: got {"),
+        ('{"log_probs": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 2: got {"),
+        ("3", "line 2: got 3; expected"),
+    ],
+)
+def test_a_line_of_what_is_no_list_of_numbers_is_refused_by_name(tmp_path, capsys, line, message):
+    (tmp_path / "x.jsonl").write_text('{"log_probs": [-1, -2]}\n' + line + "\n")
+    assert cli.run(["kinematics", "--model", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert re.fullmatch(f"learnlag: x.jsonl {message}.*", capsys.readouterr().err.strip())  # one line
+
+
+def test_blank_lines_are_no_rows_and_a_bare_array_is_no_npz(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"log_probs": [-1, -2]}\n{"log_probs": [-1, -3]}\n\n')
+    assert readings.log_probs(tmp_path / "x.jsonl").v.tolist() == [[1, 2], [1, 3]]
+    with (tmp_path / "bare.npz").open("wb") as file:
+        np.save(file, -np.ones((2, 2)))
+    with pytest.raises(InputError, match="bare.npz: got a damaged file"):
+        readings.log_probs(tmp_path / "bare.npz")
+
+
+@pytest.mark.parametrize("level", [0.0, -0.1, -2.2])
+def test_constant_log_probs_have_no_limit_and_no_best_form(level):
+    for v in (np.full((5, 8), -level), np.full((12, 33), -level)):
+        reading = readings.Reading(v, None, "token", np.nan, np.nan, "constant")
+        lines = dict(kinematics.motion(reading, 0)[2])
+        for name in ("limit v_inf", "exponent b", "best form"):
+            assert lines[name] == "not determined by these tokens"
 
 
 def test_what_was_learned_is_not_what_is_scored():

@@ -1,9 +1,14 @@
 """`learnlag design`: what it refuses before any work, and the names it gives to what is wrong."""
 
+import os
+import stat
+
 import numpy as np
 import pytest
 
+from learnlag_jax import InputError
 from learnlag_jax.experiments import cli
+from learnlag_jax.experiments.pool_table import estimable
 
 TABLE = "a,b,colour\n" + "".join(f"{i},{i * i % 7},{'red' if i % 2 else 'blue'}\n" for i in range(12))
 
@@ -73,6 +78,43 @@ def test_without_an_intercept_the_categories_span_it_wherever_they_stand(capsys,
     assert "3 terms" in said
     assert "colour=blue" in said
     assert "colour=red" in said
+
+
+@pytest.mark.parametrize("unit", ["e-200", "e200", "e-310", "e306"])
+def test_the_unit_of_a_column_changes_nothing(capsys, tmp_path, unit):
+    line = lambda i, end: f"{i}{end},{i * i % 7},{'red' if i % 2 else 'blue'}\n"
+    plain, other = ("a,b,colour\n" + "".join(line(i, end) for i in range(12)) for end in ("", unit))
+    said = [run(capsys, tmp_path, "-n", "5", "--out", "c.csv", text=text) for text in (plain, other)]
+    assert said[0] == said[1]
+    assert said[0][0] == 0
+    constant = "a,b\n" + "".join(f"7{unit},{i}\n" for i in range(9))  # the control
+    assert "column a: got a constant" in run(capsys, tmp_path, "-n", "4", "--out", "c.csv", text=constant)[1]
+    raw = np.array([[float(f"{i}{unit}"), i * i] for i in range(9)])
+    estimable(raw, ["a", "b"])
+    with pytest.raises(InputError, match="term b: got a combination"):
+        estimable(raw[:, :1] * np.array([[1.0, 0.5]]), ["a", "b"])
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
+def test_the_chosen_rows_may_be_read_by_whom_the_umask_lets(capsys, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        assert run(capsys, tmp_path, "-n", "5", "--out", "c.csv")[0] == 0
+        assert stat.S_IMODE((tmp_path / "c.csv").stat().st_mode) == mode
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+def test_a_failed_write_leaves_no_half_of_it(capsys, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    code, said = run(capsys, tmp_path, "-n", "5", "--out", "c.csv")
+    assert code == 4
+    assert "No space left" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["pool.csv"]
 
 
 def test_a_printed_bound_is_never_above_the_certified_one():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnlag_jax import InputError
+from learnlag_jax import InputError, Status
 from learnlag_jax.information import (
     compare_decays,
     decay_fit,
@@ -92,3 +92,36 @@ def test_the_score_is_the_late_velocity_less_the_early_one_with_its_error(float6
     for early, late in ((0, 5), (5, 5), (5, T + 1)):
         with pytest.raises(InputError, match="early"):
             in_context_score(curve, early=early, late=late)
+
+
+def test_a_constant_curve_never_has_a_limit_whatever_rounding_decides(dtype):
+    """Windows that do not differ: a fall of one unit in the last place is none, and of all forms none is best."""
+    levels = jnp.asarray([0.3, 0.7, 1.1, 1.7, 2.2, float(np.log(256)), 3.3, 4.2, 7.1, 9.9], dtype)
+    lengths = (8, 33, 64)
+    for length in lengths:
+        ours = lambda level, length=length: in_context_curve(jnp.full((3, length), level, dtype), replicates=40)
+        curves = [ours(level) for level in levels]
+        assert {int(decay_fit(curve).status) for curve in curves} == {int(Status.singular)}
+    assert bool(jnp.all(jnp.isnan(compare_decays(curves[0]).wins)))
+    falling = jnp.asarray(2 + 1e-3 / t, dtype)  # the control: a small fall is one
+    assert int(decay_fit(in_context_curve(jnp.tile(falling[None], (2, 1)), replicates=40)).status) == Status.converged
+
+
+def test_what_every_form_fits_is_not_contested(float64):
+    two = in_context_curve(jnp.asarray([[3.0, 2.0], [3.5, 2.2], [3.1, 2.0]]))
+    for curve in (two, in_context_curve(jnp.zeros((5, 6)))):
+        assert bool(jnp.all(jnp.isnan(compare_decays(curve).wins)))
+
+
+def test_the_effective_context_is_mapped_over_gains(float64):
+    fit = decay_fit(in_context_curve(jnp.tile(jnp.asarray(FORMS["power"])[None], (2, 1)), replicates=40))
+    gains = jnp.array([0.1, 0.01, 0.001])
+    many = jax.jit(jax.vmap(effective_context, (None, 0)))(fit, gains)
+    assert_close(many.t, jnp.stack([effective_context(fit, gain).t for gain in gains]))
+
+
+def test_bands_of_few_documents_stay_where_the_parameters_may_be(float64):
+    v = jnp.asarray(FORMS["power"])[None] + 0.5 * jax.random.normal(jax.random.key(0), (2, T))
+    fit = decay_fit(in_context_curve(v))
+    assert bool(jnp.all(fit.low >= jnp.array([0.0, 0.0, -1.0, 0.0])))
+    assert float(effective_context(fit, 0.01).low) >= 1

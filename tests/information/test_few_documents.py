@@ -16,7 +16,7 @@ from learnlag_jax.information import (
     in_context_score,
     log_bins,
 )
-from learnlag_jax.information.student import percentile_band
+from learnlag_jax.information.student import student_band
 from learnlag_jax.testing import assert_close
 
 T = 8
@@ -45,12 +45,62 @@ def test_bands_and_tests_keep_their_level_whatever_the_number_of_windows(float64
         assert normal > 0.05 + 5 * error
 
 
+@pytest.mark.parametrize("documents", [2, 3, 4, 5, 10])
+def test_bands_of_few_documents_hold_the_truth_as_often_as_they_say(float64, documents):
+    """Percentiles of the draws would hold it 61, 81, 89, 92 and 94 % of the time: two documents have three draws."""
+    trials, positions = 1000, 2
+
+    @jax.jit
+    @jax.vmap
+    def once(key):
+        a, b = jax.random.split(key)
+        curve = in_context_curve(jax.random.normal(a, (documents, positions)), key=b, replicates=200)
+        percentiles = jnp.percentile(curve.replicates[:, 0], jnp.asarray([2.5, 97.5]))
+        within = lambda low, high: (low < 0) & (high > 0)
+        moves = within(curve.acceleration_low[0], curve.acceleration_high[0])
+        return within(curve.low[0], curve.high[0]), moves, within(*percentiles)
+
+    held, moves, plain = (np.asarray(x).mean() for x in once(jax.random.split(jax.random.key(documents), trials)))
+    error = np.sqrt(0.05 * 0.95 / trials)
+    assert abs(held - 0.95) < 3 * error
+    assert abs(moves - 0.95) < 3 * error
+    if documents < 5:  # the control
+        assert plain < 0.95 - 5 * error
+
+
+def test_bands_count_the_windows_that_reach_a_position(float64):
+    """Of 30 windows eight are long; a late band for thirty would be too narrow."""
+    trials, mask = 1000, np.arange(2) < np.where(np.arange(30) < 8, 2, 1)[:, None]
+
+    @jax.jit
+    @jax.vmap
+    def once(key):
+        a, b = jax.random.split(key)
+        curve = in_context_curve(jax.random.normal(a, mask.shape), mask=mask, key=b, replicates=200)
+        return (curve.low < 0) & (curve.high > 0), curve.sources
+
+    held, sources = (np.asarray(x).mean(0) for x in once(jax.random.split(jax.random.key(0), trials)))
+    assert sources.tolist() == [30, 8]
+    assert np.abs(held - 0.95).max() < 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_fits_and_tests_know_as_many_documents_as_the_position_that_fewest_reach(float64):
+    mask = np.arange(T) < np.where(np.arange(60) < 20, T, T - 1)[:, None]
+    noise = 0.3 * jax.random.normal(jax.random.key(7), (60, T))
+    curve = in_context_curve(2 + 3 / jnp.arange(1.0, T + 1)[None] + noise, mask=mask)
+    assert curve.sources.tolist() == [60.0] * (T - 1) + [20.0]
+    assert log_bins(curve).sources.tolist() == [60.0, 60.0, 60.0, 20.0]  # 1, 2, 3-4, 5-8
+    assert float(decay_fit(curve).sources) == 20
+    test = deceleration_test(curve)
+    np.testing.assert_allclose(test.p_value, scipy.stats.t.sf(float(test.statistic), 19), rtol=1e-6)
+
+
 def test_documents_of_unequal_length_count_as_fewer(float64):
     sizes = np.array([1, 2, 4, 8, 16, 32])
     v = jax.random.normal(jax.random.key(0), (int(sizes.sum()), T))
     curve = in_context_curve(v, documents=np.repeat(list("abcdef"), sizes))
-    assert_close(curve.sources, jnp.asarray(sizes.sum() ** 2 / (sizes**2).sum()))
-    assert_close(in_context_curve(v).sources, jnp.asarray(float(sizes.sum())))
+    assert_close(curve.sources, jnp.full(T, sizes.sum() ** 2 / (sizes**2).sum()))
+    assert_close(in_context_curve(v).sources, jnp.full(T, float(sizes.sum())))
     with pytest.raises(InputError, match="documents: got 1 document"):
         in_context_curve(v, documents=np.zeros(len(v)))
 
@@ -67,7 +117,7 @@ def test_replicates_are_means_of_whole_windows_that_were_drawn(float64):
     v = jnp.array([[1.0, 5.0], [3.0, 7.0], [5.0, jnp.nan]])
     mask = jnp.array([[True, True], [True, True], [True, False]])
     curve = in_context_curve(v, mask=mask, replicates=400)
-    plain = np.asarray(curve.mean[None] + (curve.replicates - curve.mean[None]) * np.sqrt(2 / 3))
+    plain = np.asarray(curve.mean[None] + (curve.replicates - curve.mean[None]) * np.sqrt([[2 / 3, 1 / 2]]))
     drawn = [np.array(x) for x in np.ndindex(3, 3, 3)]
     sums = lambda w: sum(np.array([[1.0, 5.0], [3.0, 7.0], [5.0, 0.0]])[i] for i in w)
     counts = lambda w: sum(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])[i] for i in w)
@@ -78,12 +128,22 @@ def test_replicates_are_means_of_whole_windows_that_were_drawn(float64):
     assert abs(np.isnan(plain[:, 1]).mean() - 1 / 27) < 4 * np.sqrt(1 / 27 / 400)
 
 
-@pytest.mark.parametrize("level, sources", [(0.95, 3.0), (0.95, 1e4), (0.5, 12.0)])
+@pytest.mark.parametrize("level, sources", [(0.95, 10.0), (0.95, 1e4), (0.5, 12.0)])
 def test_bands_are_percentiles_as_far_out_as_students_quantiles(float64, level, sources):
     draws = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)))
     tail = scipy.stats.norm.cdf(scipy.stats.t.ppf((1 - level) / 2, sources - 1))
     expected = np.percentile(draws, [100 * tail, 100 * (1 - tail)], axis=0)
-    np.testing.assert_allclose(percentile_band(draws, level, jnp.asarray(sources)), expected, rtol=1e-6)
+    found = student_band(draws, level, jnp.asarray(sources), jnp.zeros(2))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level, sources, draws", [(0.95, 3.0, 500), (0.95, 2.0, 40), (0.99, 30.0, 100)])
+def test_where_percentiles_do_not_reach_the_band_is_students_quantile_of_the_spread(float64, level, sources, draws):
+    """Few documents, or a tail that no draw lies in."""
+    x, centre = np.random.default_rng(0).normal(size=(draws, 2)), np.array([0.1, -0.2])
+    reach = scipy.stats.t.ppf((1 + level) / 2, sources - 1) * x.std(0, ddof=1)
+    found = student_band(jnp.asarray(x), level, jnp.asarray(sources), jnp.asarray(centre))
+    np.testing.assert_allclose(found, [centre - reach, centre + reach], rtol=1e-6)
 
 
 def test_bands_of_curve_bins_and_fits_are_those_percentiles(float64):
@@ -93,7 +153,7 @@ def test_bands_of_curve_bins_and_fits_are_those_percentiles(float64):
     edges = [(1, 1), (2, 2), (3, 4), (5, 5), (6, 8), (9, 11), (12, 16), (17, 22), (23, 32)]
     # half octaves end at 1, 1.41, 2, 2.83, 4, 5.66, 8, 11.3, 16, 22.6, 32
     assert_close(binned.mean, jnp.stack([curve.mean[a - 1 : b].mean() for a, b in edges]))
-    band = lambda x, level: percentile_band(x, level, curve.sources)
+    band = lambda x, level: student_band(x, level, jnp.asarray(30.0), jnp.zeros(x.shape[1]))
     assert_close((curve.low, curve.high), tuple(band(curve.replicates, 0.8)))
     assert_close(
         (curve.acceleration_low, curve.acceleration_high), tuple(band(jnp.diff(curve.replicates, axis=1), 0.8))

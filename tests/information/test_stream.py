@@ -218,3 +218,12 @@ def test_bytes_are_counted_for_each_text_apart():
     for sizes in ([[3, -1], [1, 1]], [[0, 0], [1, 1]]):
         with pytest.raises(InputError, match="sizes: got"):
             bits_per_byte(v, jnp.array(sizes))
+
+
+def test_a_traced_bandwidth_gives_what_a_known_one_does(float64):
+    losses = jnp.exp(-jnp.arange(60.0) / 20) + 0.1 * jnp.cos(jnp.arange(60.0))
+    many = jax.jit(jax.vmap(lambda h: loss_motion(losses, bandwidth=h)))(jnp.array([1.3, 5.0, 1e200]))
+    for i, h in enumerate((1.3, 5.0, 1e200)):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], many)[1:], loss_motion(losses, bandwidth=h)[1:], ulps=2**12)
+    parabola = jnp.polyfit(jnp.arange(60.0), losses, 2)  # a bandwidth beyond the run: the parabola of all of it
+    assert_close(many.acceleration[2], jnp.full(60, 2 * parabola[0]), ulps=2**24)

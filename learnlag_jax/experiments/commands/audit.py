@@ -23,7 +23,7 @@ from learnlag_jax.experiments.claims import Dataset, Figure, Table
 from learnlag_jax.experiments.commands import report
 from learnlag_jax.experiments.comparison import config, kept, progress, trials
 from learnlag_jax.experiments.comparison.standings_figures import COLOURS, label
-from learnlag_jax.experiments.runs import compiled, live, recorded, run, rundir
+from learnlag_jax.experiments.runs import compiled, live, ownership, recorded, run
 
 TERMS = ("relative", "unexplained", "drift", "correction", "learning_rate")
 
@@ -56,6 +56,7 @@ def audit(arguments: argparse.Namespace) -> int:
     metric = _metric(arguments)
     known = arguments.file.suffix in (".npz", ".toml")
     checks.require(known, "FILE", arguments.file.name, "RUN.npz or CONFIG.toml", "see learnlag audit --help")
+    _refuse_flags(arguments)
     if arguments.file.suffix == ".npz":
         found, inputs = {"recorded run": _recorded(arguments, metric)}, []
     else:
@@ -70,6 +71,14 @@ def audit(arguments: argparse.Namespace) -> int:
         _write(stage, found, table, metric, inputs)
     _show(table, arguments.out)
     return 0
+
+
+def _refuse_flags(arguments: argparse.Namespace) -> None:
+    """A flag of the other kind of file would be passed over, and the page would state it as if it had counted."""
+    recording = arguments.file.suffix == ".npz"
+    name, remedy = ("stride", "it watches live") if recording else ("learning_rate", "the configuration has its own")
+    given, flag = getattr(arguments, name), "--" + name.replace("_", "-")
+    checks.require(given is None, flag, given, f"no {flag} beside {arguments.file.name}", f"leave it out: {remedy}")
 
 
 def _metric(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -104,7 +113,7 @@ def _live(arguments: argparse.Namespace, metric: Mapping[str, Any]) -> tuple[dic
         every, inputs = comparison.options["evaluate"], []
         with (
             run.signals() as stop,
-            rundir.lock(arguments.out),
+            ownership.claimed(arguments.out),
             progress.meter(comparison.trials * comparison.plan.steps) as meter,
         ):
 

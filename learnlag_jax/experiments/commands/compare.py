@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,10 @@ from learnlag_jax.experiments.comparison import standings as standing
 from learnlag_jax.experiments.comparison.standings import Entry
 from learnlag_jax.experiments.comparison.standings_figures import figures as pictures_of
 from learnlag_jax.experiments.comparison.trials import Comparison, Runner, fingerprint, read, run_all
-from learnlag_jax.experiments.runs import compiled, processes, run, rundir
+from learnlag_jax.experiments.runs import compiled, ownership, processes, run, rundir
+
+# what this command calls its pictures and series: nothing else in figures/ is ever removed
+DRAWN = re.compile(r"(profile|(curves|motion)-\d+)\.(png|svg)|(profile-profile|(curves|motion)-\d+-\d+)\.csv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +94,8 @@ def _run(comparison: Comparison, out: Path, group: processes.Group) -> int:
         with report.output_directory(out) as stage:
             tables = write(stage, comparison, entries, tuned, inputs, units)
             pictures = {path.name for path in (stage / "figures").iterdir()}
-        for path in (
-            out / "figures"
-        ).iterdir():  # one of an earlier run would pass for this one's; the directory is ours
-            if path.is_file() and path.name not in pictures:
+        for path in (out / "figures").iterdir():  # one of an earlier run would pass for this one's
+            if path.is_file() and path.name not in pictures and DRAWN.fullmatch(path.name):
                 path.unlink()
     audited = next((table for table in tables if table.header == standing.STATIONARITY), None)
     show({"steps to target": tables[0]} | ({"stationarity: 0 is a stationary path": audited} if audited else {}), out)
@@ -112,9 +114,7 @@ def _held(out: Path, group: processes.Group) -> Iterator[None]:
         refusal = None
         if group.first:
             try:
-                _refuse_foreign(out)
-                stack.enter_context(rundir.lock(out))
-                rundir.refuse_links(out)
+                stack.enter_context(ownership.claimed(out))
                 for place in (out / "trials").glob("*"):
                     rundir.tidy(place / "checkpoints")
             except (checks.RunDirError, checks.CheckpointError) as error:
@@ -122,16 +122,6 @@ def _held(out: Path, group: processes.Group) -> Iterator[None]:
         if not processes.agree(refusal is None):
             raise refusal or checks.InputError(f"--out: process 0 cannot use {out}; see what it says")
         yield
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Another program's directory, or a report's: its files would be mixed with ours, or replaced."""
-    held = sorted(x.name for x in out.iterdir() if not x.name.startswith(".")) if out.is_dir() else []
-    ours = set(held) <= {"lock"} or "trials" in held
-    if not ours:
-        raise checks.RunDirError(
-            f"--out: got {out}, which holds {held[0]}; expected an empty directory or one of an earlier comparison; choose another"
-        )
 
 
 def _points(comparison: Comparison, result: kept.Result):

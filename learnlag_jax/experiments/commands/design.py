@@ -159,13 +159,22 @@ def plural(count: int, noun: str) -> str:
 def write_rows(path: Path, header: list[str], rows: list[list[str]], chosen: np.ndarray) -> None:
     """The chosen rows, with their number in the pool (first data row is 1) and how often each is to be observed; whole or not at all."""
     order, counts = np.unique(chosen, return_counts=True)
-    with tempfile.NamedTemporaryFile(
-        "w", newline="", encoding="utf-8", dir=path.resolve().parent, delete=False
-    ) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["pool_row", "observations", *header])
-        writer.writerows([i + 1, count, *rows[i]] for i, count in zip(order.tolist(), counts.tolist(), strict=True))
-    os.replace(file.name, path)
+    table = [[i + 1, count, *rows[i]] for i, count in zip(order.tolist(), counts.tolist(), strict=True)]
+    descriptor, draft = tempfile.mkstemp(prefix=".chosen-", dir=path.resolve().parent)
+    try:
+        with open(descriptor, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([["pool_row", "observations", *header], *table])
+        os.chmod(draft, 0o666 & ~_umask())  # a temporary file is its maker's alone
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def _umask() -> int:
+    """The permissions that new files of this process lack; they can only be read by setting them."""
+    os.umask(mask := os.umask(0o077))
+    return mask
 
 
 def draw(path: Path, F, phi, weights, chosen: np.ndarray, prior, n: int, title: str) -> None:

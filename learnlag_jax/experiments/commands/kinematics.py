@@ -31,6 +31,7 @@ from learnlag_jax.experiments.language.pretrained import acceleration
 from learnlag_jax.experiments.language.readings import Reading
 from learnlag_jax.vocabulary import Status
 
+SCORING = {"windows": 256, "length": 128, "steps": 600}  # what texts are scored with, unless the flags say otherwise
 BLUE, GREY = "#2563a8", "#777777"
 GAIN = 1e-3  # nats per token squared: where the context is called long enough
 
@@ -47,11 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="smollm2, trained, a .gguf, or log-probabilities: .npz, .jsonl (see README)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    parser.add_argument("--windows", type=int, default=256, metavar="N", help="most windows to score (default: 256)")
-    parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens in a window (default: 128)")
-    parser.add_argument(
-        "--steps", type=int, default=600, metavar="N", help="training steps of `trained` (default: 600)"
-    )
+    parser.add_argument("--windows", type=int, metavar="N", help="most windows to score (default: 256)")
+    parser.add_argument("--length", type=int, metavar="N", help="tokens in a window (default: 128)")
+    parser.add_argument("--steps", type=int, metavar="N", help="training steps of `trained` (default: 600)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random draw (default: 0)")
 
 
@@ -65,6 +64,8 @@ def kinematics(arguments: argparse.Namespace) -> int:
         InputError, ModuleNotFoundError, RunDirError: one line each, before anything is written.
     """
     _check(arguments)
+    chosen = {name: value for name in SCORING if (value := getattr(arguments, name)) is not None}
+    vars(arguments).update(SCORING | chosen)
     given = str(arguments.model).endswith((".npz", ".jsonl"))
     texts = [] if given else readings.texts(arguments.text)
     try:
@@ -96,7 +97,9 @@ def _write(stage: Path, summary: dict, picture: figures.Picture) -> None:
 def _check(arguments) -> None:
     for name, least in (("windows", 2), ("length", 2), ("steps", 1), ("seed", 0)):
         value = getattr(arguments, name)
-        checks.require(value >= least, f"--{name}", value, f"at least {least}", "choose another number")
+        checks.require(
+            value is None or value >= least, f"--{name}", value, f"at least {least}", "choose another number"
+        )
     kinds = "smollm2, trained, or a file ending in .gguf, .npz or .jsonl"
     known = arguments.model in ("smollm2", "trained") or Path(arguments.model).suffix in (".gguf", ".npz", ".jsonl")
     checks.require(known, "--model", arguments.model, kinds, "see learnlag kinematics --help")
@@ -105,6 +108,10 @@ def _check(arguments) -> None:
     checks.require(
         not (arguments.text and given), "--text", named, f"no text beside {arguments.model}", "leave one out"
     )
+    idle = SCORING if given else ("steps",) if arguments.model != "trained" else ()
+    for name in idle:  # a flag that is passed over would be taken for one that counted
+        value = getattr(arguments, name)
+        checks.require(value is None, f"--{name}", value, f"no --{name} beside {arguments.model}", "leave it out")
 
 
 def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, str]]]:
@@ -121,6 +128,8 @@ def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, s
     p_value = f"{float(test.p_value):.2g}" if float(test.p_value) > 0 else "below the least number"
     p_value = "not determined: windows do not differ" if math.isnan(float(test.p_value)) else p_value
     form = ("power law", "exponential", "logarithm")[int(jnp.argmax(contest.wins))]
+    share = 100 * float(jnp.max(contest.wins))  # NaN where every form fits to rounding
+    form = "not determined by these tokens" if math.isnan(share) else f"{form}, in {share:.0f} % of replicates"
     lines = [
         ("windows x tokens", f"{v.shape[0]} x {v.shape[1]}; {reading.note}"),
         ("bands by", "windows (fewer than 10 documents)" if reading.documents is None else "documents"),
@@ -129,7 +138,7 @@ def motion(reading: Reading, seed: int) -> tuple[dict, Figure, list[tuple[str, s
         ("v(1), v(T)", f"{float(curve.mean[0]):.2f}, {float(curve.mean[-1]):.2f} {unit}"),
         ("limit v_inf", found(f"{float(fit.v_inf):.3f} {between(fit.low[0], fit.high[0])} {unit}")),
         ("exponent b", found(f"{float(fit.b):.3g} {between(fit.low[3], fit.high[3])}")),
-        ("best form", f"{form}, in {100 * float(jnp.max(contest.wins)):.0f} % of replicates"),
+        ("best form", form),
         (f"gain below {GAIN}", found(f"from {float(context.t):.0f} {between(context.low, context.high)} {beyond}")),
         ("p (flat or rising)", f"{p_value}; falls {float(test.contrast):.3f} {unit} per e-fold"),
     ]

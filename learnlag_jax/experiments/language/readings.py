@@ -8,6 +8,7 @@ import functools
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -114,26 +115,27 @@ def log_probs(path: Path) -> Reading:
     """Velocities from log-probabilities that another program wrote.
 
     Raises:
-        InputError: no array `log_probs`, rows of unequal length, NaN, or log-probabilities above zero.
+        InputError, DTypeError: no array `log_probs`, no real numbers, rows of unequal length, NaN, or log-probabilities above zero.
     """
     checks.require(path.is_file(), "--model", path, "a file", "check the path")
     rows, documents = _npz(path) if path.suffix == ".npz" else _jsonl(path)
-    checks.shape(rows, ("W", "T"), f"{path.name}: log_probs")
+    numbers = information.check_log_probs(rows, f"{path.name}: log_probs")
+    checks.shape(numbers, ("W", "T"), f"{path.name}: log_probs")
+    checks.finite(numbers, f"{path.name}: log_probs")
     if documents is not None:
         _, documents = np.unique(documents, return_inverse=True)
-        checks.shape(documents, (len(rows),), f"{path.name}: documents")
-    v = -information.check_log_probs(rows, f"{path.name}: log_probs")
-    checks.finite(rows, f"{path.name}: log_probs")
+        checks.shape(documents, (len(numbers),), f"{path.name}: documents")
     ids = None if documents is None else _ids(documents)
-    return Reading(v, ids, "token", math.nan, math.nan, "log-probabilities from a file")
+    return Reading(-numbers, ids, "token", math.nan, math.nan, "log-probabilities from a file")
 
 
 def _npz(path: Path):
     try:
         with path.open("rb") as raw, np.load(raw) as file:  # opened here: numpy leaves a damaged file open
             checks.require("log_probs" in file, path.name, sorted(file), "an array log_probs", "save it by that name")
-            return file["log_probs"], file.get("documents")
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            documents = _member(file, "documents", path, "save them as text, documents.astype(str)")
+            return _member(file, "log_probs", path, "save rows of equal length as floats"), documents
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError) as error:
         if isinstance(error, checks.InputError):
             raise
         raise checks.InputError(
@@ -141,24 +143,41 @@ def _npz(path: Path):
         ) from None
 
 
+def _member(file, name: str, path: Path, remedy: str):
+    """An array of the file, None if absent; Python objects are not read, for reading them would run what they say."""
+    try:
+        return file.get(name)
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        checks.require(False, f"{path.name}: {name}", "Python objects", "an array of text or numbers", remedy)
+
+
 def _jsonl(path: Path):
-    rows, names = [], []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            entry = json.loads(line)
-            values = entry["log_probs"]
-            missing = None in values
-            got = f"null at index {values.index(None)}" if missing else ""
-            where = f"{path.name} line {number}"
-            checks.require(not missing, where, got, "numbers", "leave out what has no prediction (the first token)")
-            rows.append([float(x) for x in values])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, checks.InputError):
-                raise
-            checks.require(False, f"{path.name} line {number}", line[:40], '{"log_probs": [...]}', "one object a line")
-        names.append(str(entry.get("document", number)))
-    checks.require(rows, path.name, "no lines", "one object a line", "write the log-probabilities first")
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()]
+    checks.require(lines, path.name, "no lines", "one object a line", "write the log-probabilities first")
+    rows, names = zip(*(_line(line, number, path) for number, line in lines), strict=True)
     lengths = sorted({len(row) for row in rows})
     equal = len(lengths) == 1
     checks.require(equal, path.name, f"rows of {lengths[:5]} tokens", "rows of equal length", "cut equal windows")
-    return np.array(rows), np.array(names)
+    return np.array(rows, np.float64), np.array(names)
+
+
+def _line(line: bytes, number: int, path: Path) -> tuple[list, str]:
+    """The log-probabilities of one line, and the document it names, which is the line's number if it names none."""
+    try:
+        entry = json.loads(line)
+        values, name = entry["log_probs"], str(entry.get("document", number))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        values, name = None, ""
+    where, start = f"{path.name} line {number}", line[:40].decode("utf-8", "replace")
+    checks.require(isinstance(values, list), where, start, '{"log_probs": [...]}', "one object a line")
+    odd = next((i for i, x in enumerate(values or ()) if not _is_number(x)), None)
+    got = "" if odd is None else f"{json.dumps((values or ())[odd])[:40]} at index {odd}"
+    checks.require(odd is None, where, got, "numbers", "leave out what has no prediction (the first token)")
+    return values or [], name
+
+
+def _is_number(x) -> bool:
+    """Of JSON: neither a truth value, nor text, nor an integer that no float holds."""
+    return isinstance(x, float) or type(x) is int and abs(x) < 2**1023
