@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.fermat.active_set import Design, weighted_information
@@ -21,6 +20,7 @@ from learnlag_jax.fermat.basis import Orthonormal, orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
 from learnlag_jax.fermat.extreme import extreme_weights
 from learnlag_jax.fermat.implicit import differentiable_weights
+from learnlag_jax.fermat.known import known_information
 from learnlag_jax.fermat.matrices import inverse
 from learnlag_jax.vocabulary import Array, Status
 
@@ -112,25 +112,6 @@ def _returned(design: Design, problem: Orthonormal, tol: Array) -> Design:
     missed = (design.status == int(Status.converged)) & ~(gap <= tol)
     status = jnp.where(missed, int(Status.max_steps), design.status).astype(design.status.dtype)
     return design._replace(gap=gap, status=status)
-
-
-def known_information(prior, F: Array) -> Array:
-    """The prior, found to be one: symmetric and positive semi-definite, to rounding."""
-    p = F.shape[-1]
-    checks.shape(prior, (p, p), "prior")
-    checks.finite(prior, "prior")
-    prior = jnp.asarray(prior, F.dtype)
-    if not checks.is_traced(prior):
-        P = np.asarray(prior, np.float64)
-        scale = 100 * p * float(jnp.finfo(F.dtype).eps) * np.abs(P).max(initial=0.0)
-        got, least = np.abs(P - P.T).max(initial=0.0), np.linalg.eigvalsh((P + P.T) / 2)[0]
-        checks.require(
-            got <= scale, "prior", f"entries apart by {got:g} from their mirror", "a symmetric matrix", "X' X"
-        )
-        checks.require(
-            least >= -scale, "prior", f"an eigenvalue of {least:g}", "no negative one", "information is X' X"
-        )
-    return prior
 
 
 def judged_there(phi: Callable, F: Array) -> bool:

@@ -75,7 +75,7 @@ def _in_basis(phi: Criterion, B: Array) -> tuple[Criterion, Array]:
         within = congruence(C, B)
         grown = jnp.trace(jnp.abs(B).T @ jnp.abs(C) @ jnp.abs(B)) / jnp.trace(within)
         return dataclasses.replace(phi, moment=within), 2 * (unit(B.dtype, len(B)) * grown + jnp.finfo(B.dtype).eps)
-    return dataclasses.replace(phi, basis=B), jnp.zeros((), B.dtype)
+    return dataclasses.replace(phi, basis=B if phi.basis is None else phi.basis @ B), jnp.zeros((), B.dtype)
 
 
 def _turned(rows: Array, B: Array) -> tuple[Array, Array]:

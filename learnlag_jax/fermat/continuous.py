@@ -17,9 +17,9 @@ import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.extrema import largest_size
-from learnlag_jax.fermat.approximate import known_information
 from learnlag_jax.fermat.criteria import Criterion, as_criterion
 from learnlag_jax.fermat.exact import approximate_bound, certified_efficiency
+from learnlag_jax.fermat.known import known_information
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
@@ -67,10 +67,10 @@ def continuous_design(
 
     Args:
         model: `model(x)` -> (p,) row of information at the point x (d,), smooth.
-        region: (low, high), each (d,): a box; or an integer d: the unit sphere of R^d.
+        region: (low, high), each (d,) and finite: a box; or an integer d: the unit sphere of R^d.
         n: how many points.
         criterion: a letter, a `Criterion`, or any convex phi(M), smooth near the optimum.
-        start: (n, d) points to polish, such as an `exact_design` on a grid, beside the random starts; or None.
+        start: (n, d) points of the region to polish (on the sphere of any length but 0), such as an `exact_design` on a grid, beside the random starts; or None.
         fixed: (m, p) rows already observed.
         prior: (p, p) information known beforehand.
         restarts: random starts.
@@ -82,7 +82,8 @@ def continuous_design(
         is above the square root of the rounding unit.
 
     Raises:
-        InputError: n + m < p without a prior, low >= high, a model that returns no vector.
+        InputError, DTypeError: n + m < p without a prior, numbers that are not whole, low >= high, a start outside of the box, a prior
+            that is none (neither of these is checked while tracing), a model that returns no vector.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,11 +95,11 @@ def continuous_design(
 
     Reference: MATH.md 4.
     """
-    box = None if isinstance(region, int) else _box(region)
-    d, dtype = (box[0].size, box[0].dtype) if box is not None else (region, jnp.zeros(()).dtype)
-    checks.require(
-        n >= 1 and d >= 1 and restarts >= 1, "n", n, "at least one point, dimension and start", "choose n >= 1"
-    )
+    box = None if isinstance(region, int | np.integer) else _box(region)
+    d, dtype = (int(region), jnp.zeros(()).dtype) if box is None else (box[0].size, box[0].dtype)
+    checks.whole(d, "region", 1, "the sphere and the box have at least one dimension")
+    for number, name, least in ((n, "n", 1), (restarts, "restarts", 1), (max_steps, "max_steps", 0)):
+        checks.whole(number, name, least, "pass a Python integer")
     shape = jax.eval_shape(model, jax.ShapeDtypeStruct((d,), dtype)).shape
     checks.require(len(shape) == 1, "model", f"an answer of shape {shape}", "one row (p,)", "return a vector")
     p, m = shape[0], 0 if fixed is None else jnp.shape(fixed)[0]
@@ -114,7 +115,7 @@ def continuous_design(
     key, cloud_key = jax.random.split(checks.random_key(key))
     z = 2 * jax.random.normal(key, (restarts, n, d), dtype)
     if start is not None:
-        checks.shape(start, (n, d), "start")
+        _inside(start, (n, d), box)
         z = jnp.concatenate([_coordinates(jnp.asarray(start, dtype), box)[None], z])
     x, value, residual, steps = _descend(model, as_pytree(phi), z, box, base, max_steps)
     found = jnp.isfinite(value)
@@ -134,14 +135,34 @@ def as_pytree(phi: Callable) -> Callable:
 
 
 def _box(region) -> tuple[Array, Array]:
-    low, high = region
+    pair = isinstance(region, tuple | list) and len(region) == 2
+    got = type(region).__name__ + (f" of {len(region)}" if isinstance(region, tuple | list) else "")
+    checks.require(pair, "region", got, "(low, high), or an integer", "pass two vectors, or the dimension of a sphere")
+    low, high = map(jnp.asarray, region)
     checks.shape(low, ("d",), "region")
     checks.shape(high, jnp.shape(low), "region")
     checks.floating((low, high), "region")
-    low, high = jnp.asarray(low), jnp.asarray(high)
+    checks.finite((low, high), "region")
     if not checks.is_traced(low, high):
         checks.require(bool(jnp.all(low < high)), "region", f"{low} to {high}", "low < high", "swap them")
     return low, high
+
+
+def _inside(start, shape: tuple, box) -> None:
+    """Host gate: points to polish are points of the region, to rounding."""
+    checks.shape(start, shape, "start")
+    checks.finite(start, "start")
+    if checks.is_traced(start, box):
+        return
+    x = np.asarray(start, np.float64)
+    if box is None:
+        checks.require(bool(np.all(np.any(x != 0, 1))), "start", "a point of length 0", "directions", "drop the point")
+        return
+    low, high = (np.asarray(end, np.float64) for end in box)
+    slack = 4 * float(jnp.finfo(box[0].dtype).eps) * np.maximum(np.abs(low), np.abs(high))
+    out = np.argwhere((x < low - slack) | (x > high + slack))
+    got = "" if not len(out) else f"{x[tuple(out[0])]:g} at index {tuple(map(int, out[0]))}"
+    checks.require(not len(out), "start", got, f"points of the box from {low} to {high}", "clip them, or widen the box")
 
 
 def _points(z: Array, box) -> Array:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 
 from learnlag_jax import checks
 from learnlag_jax.extrema import largest
-from learnlag_jax.fermat.matrices import inverse, log_determinant, negative_power_trace, regular
+from learnlag_jax.fermat.known import exponent, semidefinite, wanted
+from learnlag_jax.fermat.matrices import inverse, log_determinant, log_power_mean, regular
 from learnlag_jax.vocabulary import Array
 
 KINDS = ("A", "D", "E", "G", "T", "I", "c", "phi")
@@ -146,7 +147,7 @@ class Criterion:
             case "phi":
                 q = jnp.asarray(self.q, dtype)
                 top = jax.lax.stop_gradient(jnp.linalg.eigvalsh(self.covariance(M))[-1])  # a large q would overflow
-                return top * (negative_power_trace(M * top, q, self.basis) / p) ** (1 / q)
+                return top * jnp.exp(log_power_mean(M * top, q, self.basis))
             case _:
                 return jnp.sum(self.covariance(M) * jnp.asarray(self.moment, dtype))
 
@@ -191,10 +192,10 @@ def criterion(
 
     Args:
         kind: the letter.
-        vector: (p,) for c.
-        moment: (p, p) for I.
-        region: (m, p) for G; for I, rows whose mean outer product is the moment.
-        q: positive number for phi.
+        vector: (p,) for c, not 0.
+        moment: (p, p) for I, symmetric positive semi-definite, not 0.
+        region: (m, p) for G; for I, rows whose mean outer product is the moment; not all 0. Integers are made floats.
+        q: positive finite scalar for phi.
         draws: S, for the mean over S diagonal blocks of M; for A, D, I, c and phi.
 
     Returns:
@@ -202,7 +203,8 @@ def criterion(
         attained once).
 
     Raises:
-        InputError: unknown letter, or a missing or superfluous option.
+        InputError, DTypeError: unknown letter, a missing or superfluous option, or one that is not as above (values are not checked
+            while tracing).
 
     Example:
         >>> import jax.numpy as jnp
@@ -217,36 +219,31 @@ def criterion(
     other = next((k for k in KINDS if str(kind).lower() == k.lower()), "A")
     checks.require(kind in KINDS, "kind", repr(kind), f"one of {', '.join(KINDS)}", f"{other!r} may be meant")
     given = {"vector": vector, "moment": moment, "region": region, "q": q}
-    wanted = {"c": ("vector",), "I": ("moment", "region"), "G": ("region",), "phi": ("q",)}.get(kind, ())
+    options = {"c": ("vector",), "I": ("moment", "region"), "G": ("region",), "phi": ("q",)}.get(kind, ())
     present = [name for name, value in given.items() if value is not None]
-    remedy = f"pass criterion({kind!r}, {wanted[-1]}=...)" if wanted else "drop it"
+    remedy = f"pass criterion({kind!r}, {options[-1]}=...)" if options else "drop it"
     checks.require(
-        len(present) == bool(wanted) and set(present) <= set(wanted),
+        len(present) == bool(options) and set(present) <= set(options),
         "criterion",
         ", ".join(present) or "no option",
-        f"{kind} with {' or '.join(wanted) or 'no option'}",
+        f"{kind} with {' or '.join(options) or 'no option'}",
         remedy,
     )
-    averaged = draws is None or (draws >= 1 and kind in ("A", "D", "I", "c", "phi"))
-    checks.require(
-        averaged, "draws", f"{draws} for {kind}", "a positive number, with A, D, I, c or phi", "use phi for E"
-    )
-    for name in ("vector", "moment", "region"):
-        if given[name] is not None:
-            checks.finite(given[name], name)
-    if kind == "c":
-        vector = jnp.asarray(vector)
-        checks.shape(vector, ("p",), "vector")
+    if draws is not None:
+        checks.whole(draws, "draws", 1, "the number of diagonal blocks of M")
+        averaged = kind in ("A", "D", "I", "c", "phi")
+        checks.require(averaged, "draws", f"{draws} for {kind}", "A, D, I, c or phi", "use phi for E")
+    if vector is not None:
+        vector = wanted(vector, "vector", "p")
         return Criterion(kind, jnp.outer(vector, vector), wide_rows(vector[None]), draws=draws)
     if region is not None:
-        checks.shape(region, ("m", "p"), "region")
-        checks.require(len(region) > 0, "region", "no rows", "at least one", "say where predictions are judged")
-    if kind == "I" and region is not None:
-        return Criterion(kind, information_matrix(region) / len(region), wide_rows(region), draws=draws)
-    if q is not None:
-        checks.require(checks.is_traced(q) or q > 0, "q", q, "a positive number", "use 'D' for the limit q -> 0")
-        q = jnp.asarray(q)
-    return Criterion(kind, moment, region, q, draws)
+        region = wanted(region, "region", "m", "p")
+        moment = information_matrix(region) / len(region) if kind == "I" else None
+        return Criterion(kind, moment, wide_rows(region), draws=draws)
+    if moment is not None:
+        moment = wanted(moment, "moment", "p", "p")
+        semidefinite(moment, "moment", "a second moment is a mean of f f'")
+    return Criterion(kind, moment, q=None if q is None else exponent(q), draws=draws)
 
 
 def as_criterion(phi: str | Callable, p: int | None = None) -> Callable:

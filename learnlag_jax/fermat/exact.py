@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
-from learnlag_jax.fermat.approximate import ROUNDS, judged_there, known_information, solved, usual_tolerance
+from learnlag_jax.fermat.approximate import ROUNDS, judged_there, solved, usual_tolerance
 from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
+from learnlag_jax.fermat.known import known_information
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 

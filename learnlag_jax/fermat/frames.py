@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.checks import DTypeError
 from learnlag_jax.vocabulary import Array
 
 
@@ -31,7 +32,7 @@ def tight_frame(n: int, p: int, dtype=None) -> Array:
         (n, p) rows of unit norm.
 
     Raises:
-        InputError: n < p.
+        InputError, DTypeError: n < p, sizes that are no integers, a dtype that is not floating.
 
     Example:
         >>> import jax.numpy as jnp
@@ -42,12 +43,23 @@ def tight_frame(n: int, p: int, dtype=None) -> Array:
 
     Reference: Benedetto and Fickus, Finite normalized tight frames (2003); MATH.md 4.
     """
-    checks.require(1 <= p <= n, "n", f"n = {n}, p = {p}", "n >= p >= 1", "fewer than p rows cannot span the space")
+    checks.whole(p, "p", 1, "the dimension of the rows")
+    checks.whole(n, "n", 1, "the number of rows")
+    checks.require(p <= n, "n", f"n = {n}, p = {p}", "n >= p >= 1", "fewer than p rows cannot span the space")
+    dtype = _floating_dtype(dtype)
     # n and p are static, so the rows are a constant: made on the host in float64, with k j mod n exact in integers
     twice_k = np.arange(p // 2) * 2 + (2 if p % 2 else 1)
     angle = np.pi / n * ((twice_k[None, :] * np.arange(n)[:, None]) % (2 * n))
     columns = [np.cos(angle), np.sin(angle)] + [np.full((n, 1), np.sqrt(0.5))] * (p % 2)
-    return jnp.asarray(np.sqrt(2 / p) * np.concatenate(columns, 1), dtype or float)
+    return jnp.asarray(np.sqrt(2 / p) * np.concatenate(columns, 1), dtype)
+
+
+def _floating_dtype(dtype) -> np.dtype:
+    """The dtype asked for, JAX's default for None."""
+    kind = np.dtype(jnp.zeros(()).dtype if dtype is None else dtype)
+    floating = jnp.issubdtype(kind, jnp.floating)
+    checks.require(floating, "dtype", kind, "a real floating-point dtype", "pass for example jnp.float32", DTypeError)
+    return kind
 
 
 def frame_with_spectrum(spectrum, n: int) -> Array:
@@ -56,14 +68,15 @@ def frame_with_spectrum(spectrum, n: int) -> Array:
         X'X = diag(spectrum),   |x_j| = 1
 
     Rotating two rows into each other leaves X'X unchanged; each rotation of the shortest and the longest row makes one
-    row unit, so n - 1 rotations suffice.
+    row unit, so n - 1 rotations suffice. Rows are unit to a few eps at any n; n rotations leave X'X right to
+    about sqrt(n) eps of its largest eigenvalue.
 
     Args:
-        spectrum: (p,) non-negative eigenvalues with sum n, at most n of them positive.
+        spectrum: (p,) non-negative eigenvalues with sum n (to 4 p eps n, about what adding them loses), at most n of them positive.
         n: number of rows.
 
     Returns:
-        (n, p) rows; NaN if the spectrum is infeasible.
+        (n, p) rows; NaN if the spectrum is infeasible. In the dtype of the spectrum; half precision is computed in float32.
 
     Raises:
         InputError: values that are negative or do not sum to n (not checked while tracing).
@@ -81,30 +94,43 @@ def frame_with_spectrum(spectrum, n: int) -> Array:
     """
     checks.shape(spectrum, ("p",), "spectrum")
     checks.floating(spectrum, "spectrum")
-    spectrum = jnp.asarray(spectrum)
-    p, dtype = spectrum.shape[0], spectrum.dtype
-    slack = 100 * n * jnp.finfo(dtype).eps
+    checks.whole(n, "n", 1, "the number of rows")
+    spectrum = _wide(spectrum)
+    slack = 4 * spectrum.size * n * jnp.finfo(spectrum.dtype).eps
     feasible = (jnp.abs(jnp.sum(spectrum) - n) <= slack) & jnp.all(spectrum >= 0) & (jnp.sum(spectrum > 0) <= n)
     if not checks.is_traced(spectrum):
-        checks.require(
-            bool(feasible), "spectrum", spectrum, f"at most {n} positive eigenvalues with sum {n}", "rescale it"
-        )
+        got, expected = spectrum, f"at most {n} positive eigenvalues with sum {n}"
+        checks.require(bool(feasible), "spectrum", got, expected, "rescale it")
+    return jnp.where(feasible, _rotated(spectrum, n), jnp.asarray(jnp.nan, spectrum.dtype))
+
+
+def _rotated(spectrum: Array, n: int) -> Array:
+    """Rows along the axes, as long as the spectrum wants, rotated in pairs until all are unit."""
+    p, dtype = spectrum.size, spectrum.dtype
     order = jnp.argsort(-spectrum)
-    size = max(n, p)
-    X = jnp.zeros((size, p), dtype).at[jnp.arange(p), order].set(jnp.sqrt(spectrum[order]))[:n]
+    X = jnp.zeros((max(n, p), p), dtype).at[jnp.arange(p), order].set(jnp.sqrt(spectrum[order]))[:n]
 
     def rotate(_, X):
         norm = jnp.sum(X**2, 1)
         i, j = jnp.argmin(norm), jnp.argmax(norm)
         a, b, c = norm[j] - 1, X[i] @ X[j], norm[i] - 1
-        done = (a <= slack) | (-c <= slack)
-        t = (-b + jnp.sqrt(jnp.maximum(b * b - a * c, 0))) / jnp.where(done, jnp.ones_like(a), a)
+        done = (a <= 0) | (c >= 0)
+        a = jnp.where(done, jnp.ones_like(a), a)
+        root = jnp.sqrt(jnp.where(done, jnp.ones_like(a), b * b - a * c))
+        t = jnp.where(b > 0, -c / jnp.where(b > 0, b + root, root), (root - b) / a)  # a t^2 + 2 b t + c = 0, t > 0
         cos = jax.lax.rsqrt(1 + t * t)
         turned = X.at[i].set(cos * (X[i] + t * X[j])).at[j].set(cos * (X[j] - t * X[i]))
         return jnp.where(done, X, turned)
 
     X = jax.lax.fori_loop(0, n - 1, rotate, X)
-    return jnp.where(feasible, X, jnp.asarray(jnp.nan, dtype))
+    # what n rotations round away is left in the last rows, as lengths: little beside n, but a row is to be unit
+    return X / jnp.sqrt(jnp.sum(X**2, 1, keepdims=True))
+
+
+def _wide(x) -> Array:
+    """In at least float32."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def water_level(spectrum: Array, amount: Array, places: int) -> Array:
@@ -115,12 +141,17 @@ def water_level(spectrum: Array, amount: Array, places: int) -> Array:
     return jnp.min(jnp.where(levels >= below, levels, jnp.inf))
 
 
-def _symmetric(S, name: str) -> None:
+def _moment(S, name: str) -> Array:
+    """A matrix of the user's in at least float32: square, finite and symmetric."""
+    checks.shape(S, ("p", "p"), name)
+    checks.floating(jnp.asarray(S), name)
+    checks.finite(jnp.asarray(S), name)
+    S = _wide(S)
     if not checks.is_traced(S):
-        S = np.asarray(S)
-        apart = np.max(np.abs(S - S.T)) / max(np.max(np.abs(S)), np.finfo(S.dtype).tiny)
+        apart = float(jnp.max(jnp.abs(S - S.T)) / jnp.maximum(jnp.max(jnp.abs(S)), jnp.finfo(S.dtype).tiny))
         got = f"entries that differ by {apart:.1g} across the diagonal"
         checks.require(apart < 1e-3, name, got, "a symmetric matrix", "average it with its transpose")
+    return (S + S.T) / 2
 
 
 def _eigenvalues_from(l: Array, name: str, least: float, what: str) -> None:
@@ -145,10 +176,11 @@ def complete_frame(S0, m: int) -> Array:
         m: number of rows to add.
 
     Returns:
-        (m, p) rows of unit norm. S0 + X'X may stay singular if rank(S0) + m < p.
+        (m, p) rows of unit norm, in the dtype of S0 but at least float32. S0 + X'X may stay singular if rank(S0) + m < p.
 
     Raises:
-        InputError: wrong shapes, or m < 1.
+        InputError, DTypeError: wrong shapes or dtypes, m < 1, entries that are not finite, or no information matrix (the last two
+            not while tracing).
 
     Example:
         >>> import jax.numpy as jnp
@@ -160,13 +192,8 @@ def complete_frame(S0, m: int) -> Array:
 
     Reference: Fickus, Mixon and Poteet, Frame completions for optimally robust reconstruction (2011); MATH.md 4.
     """
-    checks.shape(S0, ("p", "p"), "S0")
-    checks.floating(S0, "S0")
-    checks.finite(S0, "S0")
-    checks.require(m >= 1, "m", m, "at least one row", "nothing is to be added otherwise")
-    S0 = jnp.asarray(S0)
-    _symmetric(S0, "S0")
-    l, U = jnp.linalg.eigh((S0 + S0.T) / 2)
+    checks.whole(m, "m", 1, "the number of rows to add")
+    l, U = jnp.linalg.eigh(_moment(S0, "S0"))
     _eigenvalues_from(l, "S0", -10 * l.size * float(jnp.finfo(l.dtype).eps), "positive semi-definite")
     l = l - l[0]  # only differences matter, and a large common part would swallow m
     places = min(m, l.size)
@@ -186,10 +213,11 @@ def v_optimal_frame(C, n: int) -> Array:
         n: number of rows, at least p.
 
     Returns:
-        (n, p) rows of unit norm with X'X proportional to C^(1/2).
+        (n, p) rows of unit norm with X'X proportional to C^(1/2), in the dtype of C but at least float32.
 
     Raises:
-        InputError: wrong shapes, or n < p.
+        InputError, DTypeError: wrong shapes or dtypes, n < p, entries that are not finite, or no positive definite matrix (the
+            last two not while tracing).
 
     Example:
         >>> import jax.numpy as jnp
@@ -201,11 +229,10 @@ def v_optimal_frame(C, n: int) -> Array:
 
     Reference: MATH.md 4.
     """
-    checks.shape(C, ("p", "p"), "C")
-    checks.floating(C, "C")
-    checks.require(n >= C.shape[0], "n", n, f"at least p = {C.shape[0]}", "fewer rows cannot span the space")
-    _symmetric(C, "C")
-    c, U = jnp.linalg.eigh(jnp.asarray(C))
+    C = _moment(C, "C")
+    checks.whole(n, "n", 1, "the number of rows")
+    checks.require(n >= len(C), "n", n, f"at least p = {len(C)}", "fewer rows cannot span the space")
+    c, U = jnp.linalg.eigh(C)
     _eigenvalues_from(c, "C", 10 * c.size * float(jnp.finfo(c.dtype).eps), "positive definite")
     root = jnp.sqrt(jnp.maximum(c, 0))
     return frame_with_spectrum(root * (n / jnp.sum(root)), n) @ U.T
@@ -227,6 +254,9 @@ def greedy_ratio(n, p: int, dtype=None) -> Array:
     Returns:
         The ratio, at least 1, in the shape of n.
 
+    Raises:
+        InputError, DTypeError: n that is no integer or below p (the latter not while tracing), p < 1, a dtype that is not floating.
+
     Example:
         >>> from learnlag_jax.fermat import greedy_ratio
         >>> [round(float(greedy_ratio(n, 4)), 6) for n in (4, 6, 8)]
@@ -234,8 +264,11 @@ def greedy_ratio(n, p: int, dtype=None) -> Array:
 
     Reference: MATH.md 4.
     """
+    checks.whole(p, "p", 1, "the dimension of the rows")
+    n, dtype = jnp.asarray(n), _floating_dtype(dtype)
+    integral = jnp.issubdtype(n.dtype, jnp.integer)
+    checks.require(integral, "n", checks.describe(n), "integers", "a number of observations is whole", DTypeError)
     if not checks.is_traced(n):
         checks.require(bool(np.all(np.asarray(n) >= p)), "n", n, f"at least p = {p}", "fewer leave a direction unseen")
-    n, dtype = jnp.asarray(n), jnp.zeros((), dtype or float).dtype
     k, rho = (n // p).astype(dtype), (n % p).astype(dtype) / p
     return 1 + rho * (1 - rho) / (k * (k + 1))

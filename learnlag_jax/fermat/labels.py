@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, information_matrix, wide_rows
 from learnlag_jax.fermat.exact import exchanged, spanning_start
+from learnlag_jax.fermat.known import known_information
 from learnlag_jax.fermat.planning import greedy_rows
 from learnlag_jax.vocabulary import Array, Status, status_where
 
@@ -53,7 +55,7 @@ def label_batch(
         n: labels to buy.
         criterion: a letter, a `Criterion`, or any convex phi(M); V-optimal is `criterion("I", region=F)`.
         labelled: indices of rows whose labels are known.
-        prior: (p, p) information known beforehand, as a ridge penalty over the noise variance; needed while labelled and
+        prior: (p, p) information known beforehand, symmetric positive semi-definite, as a ridge penalty over the noise variance; needed while labelled and
             batch together are fewer than p.
         max_sweeps: most passes of exchange; 0 for greedy alone.
 
@@ -61,7 +63,8 @@ def label_batch(
         `LabelBatch`. Status `rank_deficient` if labelled rows and batch leave some parameter unknown.
 
     Raises:
-        InputError: n more than there are unlabelled rows; too few rows without a prior; an index outside the pool.
+        InputError, DTypeError: n no integer or more than there are unlabelled rows; too few rows without a prior; an index outside
+            the pool; NaN in the pool, or a prior that is none (neither is checked while tracing).
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,28 +90,35 @@ def label_batch(
         inside, "labelled", labelled[[0, -1]] if labelled.size else "", f"indices 0 .. {N - 1}", "use pool rows"
     )
     left = N - len(labelled)
-    checks.require(1 <= n <= left, "n", n, f"1 to {left}, the unlabelled rows", "ask for fewer labels")
+    checks.whole(n, "n", 1, "the number of labels to buy")
+    checks.require(n <= left, "n", n, f"1 to {left}, the unlabelled rows", "ask for fewer labels")
+    checks.whole(max_sweeps, "max_sweeps", 0, "10 is usual")
     known = len(labelled) + n
     checks.require(prior is not None or known >= p, "n", f"{known} rows with the labelled ones", f"{p}", "pass a prior")
-    if prior is not None:
-        checks.shape(prior, (p, p), "prior")
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
     taken = jnp.zeros(N, bool).at[labelled].set(True)
-    base = information_matrix(F, taken.astype(F.dtype), prior)
-    start = greedy_rows(F, phi, _regular_start(F, base, prior), n, False, taken)
-    search = lambda start: exchanged(F, phi, base, start, False, max_sweeps, taken)[:2]
-    rows, value = search(start)
-    # greedy goes where variance is largest, and may leave a direction unseen that a regular batch would see
-    spanning = lambda: search(spanning_start(F, base, jax.random.key(0), n, False, taken))
-    rows, value = jax.lax.cond(jnp.isfinite(value), lambda: (rows, value), spanning)
+    base = jnp.zeros((p, p), F.dtype) if prior is None else known_information(prior, F)
+    # raw powers of x would cost the search its digits; labelled rows stay in place, so that no shape grows with them
+    own = orthonormal(F, phi, base, jnp.where(taken[:, None], F, 0))
+    rows, value = _search(own.F, own.phi, own.prior, n, prior is None, max_sweeps, taken)
     found = jnp.isfinite(value)
     return LabelBatch(jnp.where(found, rows, -1), value, status_where(~found, Status.rank_deficient))
 
 
-def _regular_start(F: Array, base: Array, prior) -> Array:
-    """Something to be greedy from: without a prior, a trifle of the pool's mean information."""
+def _search(F: Array, phi: Callable, base: Array, n: int, unknown: bool, max_sweeps: int, taken: Array):
+    """Greedy, then exchange."""
+    start = greedy_rows(F, phi, _regular_start(F, base) if unknown else base, n, False, taken)
+    search = lambda start: exchanged(F, phi, base, start, False, max_sweeps, taken)[:2]
+    rows, value = search(start)
+    # greedy goes where variance is largest, and may leave a direction unseen that a regular batch would see
+    spanning = lambda: search(spanning_start(F, base, jax.random.key(0), n, False, taken))
+    return jax.lax.cond(jnp.isfinite(value), lambda: (rows, value), spanning)
+
+
+def _regular_start(F: Array, base: Array) -> Array:
+    """Something to be greedy from: a trifle of the pool's mean information."""
     trifle = 1e-6 if F.dtype == jnp.float64 else 1e-3
-    return base if prior is not None else base + trifle * information_matrix(F) / F.shape[0]
+    return base + trifle * information_matrix(F) / F.shape[0]
 
 
 class LabelPath(NamedTuple):
@@ -147,7 +157,7 @@ def active_learning(
         `LabelPath`.
 
     Raises:
-        InputError: a rule that buys a label twice.
+        InputError: a rule that buys a label twice; rows that are no integers, or negative, as those of a failed `label_batch` are.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np
@@ -162,14 +172,29 @@ def active_learning(
 
     Reference: MATH.md 3, 4.
     """
-    rows = np.asarray(first, int)
+    checks.whole(rounds, "rounds", 0, "the number of purchases after the first")
+    rows = _bought(first, "first")
     counts, models = [len(rows)], [fit(rows)]
     for _ in range(rounds):
-        rows = np.concatenate([rows, np.asarray(choose(models[-1], rows), int)])
+        rows = np.concatenate([rows, _bought(choose(models[-1], rows), "choose")])
         twice = len(rows) - len(np.unique(rows))
         checks.require(not twice, "choose", f"{twice} rows that are labelled already", "new rows", "exclude `rows`")
         counts, models = [*counts, len(rows)], [*models, fit(rows)]
     return LabelPath(rows, np.array(counts), models)
+
+
+def _bought(rows, name: str) -> np.ndarray:
+    """Rows of the pool: what is not one must not be read as one, and -1 is the last."""
+    rows = np.asarray(rows)
+    checks.shape(rows, ("n",), name)
+    whole = not rows.size or np.issubdtype(rows.dtype, np.integer)
+    remedy = "turn a mask into numbers with np.flatnonzero"
+    checks.require(whole, name, checks.describe(rows), "integer indices", remedy)
+    rows = rows.astype(int)
+    least = rows.min(initial=0)
+    remedy = "-1 is what a label_batch of status rank_deficient returns: look at its status, or pass it a prior"
+    checks.require(least >= 0, name, f"row {least}", "rows of the pool, from 0", remedy)
+    return rows
 
 
 def softmax_rows(logits, features) -> Array:

@@ -52,19 +52,46 @@ def inverse_root(M: Array, basis: Array | None = None) -> Array:
 
 
 @jax.custom_jvp
-def negative_power_trace(M: Array, q: Array, basis: Array | None = None) -> Array:
-    """tr (B M^-1 B')^q, B constant; its derivative -q tr((X' X)^q L^-1 dM L^-T) + tr(.. log ..) dq holds at repeated eigenvalues too."""
-    return jnp.sum(_power(jnp.linalg.svd(inverse_root(M, basis), compute_uv=False) ** 2, q))
+def log_power_mean(M: Array, q: Array, basis: Array | None = None) -> Array:
+    """log(tr (B M^-1 B')^q / p) / q, B constant: the mean of log l as q -> 0, to its last digits.
+
+    Derivative -tr((X' X)^q L^-1 dM L^-T) / tr(X' X)^q, without a division by q, at repeated eigenvalues too.
+    """
+    return _log_mean(_logarithms(inverse_root(M, basis)), q)
 
 
-@negative_power_trace.defjvp
-def _negative_power_trace_jvp(primals, tangents):
+@log_power_mean.defjvp
+def _log_power_mean_jvp(primals, tangents):
     (M, q, basis), (dM, dq, _) = primals, tangents
     half = inverse_root(M).T
     X = half.T if basis is None else basis @ half.T
+    mean = log_power_mean(M, q, basis)
+    total = X.shape[-1] * jnp.exp(q * mean)
+    in_M = -jnp.sum(gram_power(X, q) * (half @ dM @ half.T).T) / total
+    return mean, in_M + _slope_in_exponent(_logarithms(X) - mean, q) * dq
+
+
+def _logarithms(X: Array) -> Array:
+    """log of the eigenvalues of X X'; of the smallest number for one that rounding made 0."""
     l = jnp.linalg.svd(X, compute_uv=False) ** 2
-    in_q = jnp.sum(_power_slope(l, q)) * dq
-    return negative_power_trace(M, q, basis), in_q - q * jnp.sum(gram_power(X, q) * (half @ dM @ half.T).T)
+    return jnp.log(jnp.maximum(l, jnp.finfo(l.dtype).tiny))
+
+
+def _log_mean(logs: Array, q: Array) -> Array:
+    return jnp.log1p(jnp.mean(jnp.expm1(q * logs))) / q
+
+
+def _slope_in_exponent(d: Array, q: Array) -> Array:
+    """d/dq of the log of a power mean, from d = log l - itself: mean of d^2 h(q d), h(r) = (r e^r - e^r + 1) / r^2 = 1/2 + r/3 + ...
+
+    It is a relative entropy over q^2: no difference of large numbers. The series loses r^4 / 144, the quotient 2 eps / r.
+    """
+    r = q * d
+    near = jnp.abs(r) < (288 * jnp.finfo(r.dtype).eps) ** 0.2
+    far, close = jnp.where(near, jnp.ones_like(r), r), jnp.where(near, r, jnp.zeros_like(r))
+    up = jnp.expm1(far)
+    h = jnp.where(near, 1 / 2 + close / 3 + close**2 / 8 + close**3 / 30, (far * up - (up - far)) / far**2)
+    return jnp.mean(d**2 * h)
 
 
 @jax.custom_jvp

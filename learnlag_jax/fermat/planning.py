@@ -17,11 +17,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
 from learnlag_jax.fermat.exact import exact_design, spanning_start, swapped_values
 from learnlag_jax.fermat.frames import tight_frame
+from learnlag_jax.fermat.known import known_information
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 OBJECTIVES = ("greedy", "block", "deadline", "anytime")
@@ -74,7 +77,7 @@ def least_time_path(
         criterion: a letter, a `Criterion`, or any convex phi(M). On the sphere "A", "D" and "E" have the same optimum.
         objective: "deadline", "anytime", "block" or "greedy".
         block: length of a block, at least p unless there is a prior; default p.
-        prior: (p, p) information known beforehand; without it, greedy and the order of a path start from 1e-6 of
+        prior: (p, p) information known beforehand, symmetric positive semi-definite; without it, greedy and the order of a path start from 1e-6 of
             the pool's mean information, which vanishes from `values`.
         replace: True lets a row be observed more than once.
         key: typed random key of the exchange restarts.
@@ -84,7 +87,8 @@ def least_time_path(
         `Path`.
 
     Raises:
-        InputError: unknown objective, n < p, or an infeasible choice (see `exact_design`).
+        InputError, DTypeError: unknown objective, n < p or no integer, a prior that is none (not checked while tracing), or an
+            infeasible choice (see `exact_design`).
 
     Example:
         >>> from learnlag_jax.fermat import least_time_path
@@ -97,10 +101,13 @@ def least_time_path(
     checks.require(
         objective in OBJECTIVES, "objective", repr(objective), f"one of {', '.join(OBJECTIVES)}", "'deadline' is usual"
     )
-    if isinstance(F, int):
+    checks.whole(n, "n", 1, "the length of the path")
+    checks.whole(restarts, "restarts", 1, "8 is usual")
+    if isinstance(F, int | np.integer):
+        checks.whole(F, "F", 1, "the dimension of the sphere")
         remedy = "use complete_frame(prior, n)"
         checks.require(prior is None, "prior", "a prior on the sphere", "None", remedy)
-        return _on_sphere(F, n, as_criterion(criterion, F), objective)
+        return _on_sphere(int(F), n, as_criterion(criterion, int(F)), objective)
     F = wide_rows(F)
     checks.shape(F, ("N", "p"), "F")
     phi = as_criterion(criterion, F.shape[1])
@@ -110,40 +117,50 @@ def least_time_path(
         n >= p or prior is not None, "n", n, f"at least p = {p}", "fewer rows cannot estimate every parameter"
     )
     checks.require(replace or n <= N, "n", n, f"at most N = {N} without replacement", "pass replace=True")
-    base = jnp.zeros((p, p), F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
-    small = base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / N * F.T @ F if prior is None else base
-    phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    key = checks.random_key(key)
-    options = {"replace": replace, "restarts": restarts, "key": key}
+    base = jnp.zeros((p, p), F.dtype) if prior is None else known_information(prior, F)
     if block is not None:
         checks.whole(block, "block", p if prior is None else 1, "a shorter first block leaves something unknown")
+    options = {"replace": replace, "restarts": restarts, "key": checks.random_key(key)}
+    own = orthonormal(F, phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi), base)
+    chosen = _chosen(own.F, own.phi, own.prior, n, prior is None, objective, p if block is None else block, options)
+    return _path(F[chosen], own.F[chosen], own.phi, own.prior, chosen)
+
+
+def _chosen(
+    F: Array, phi: Callable, base: Array, n: int, unknown: bool, objective: str, block: int, options: dict
+) -> Array:
+    """The rows of the path, in order, of a pool in its own basis: raw powers of x would cost every search its digits."""
+    small = base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / len(F) * F.T @ F if unknown else base
     if objective == "greedy":
-        chosen = greedy_rows(F, phi, small, n, replace)
-    elif objective == "deadline":
-        search, order = jax.random.split(key)
-        rows = _planned(F, n, phi, None, prior, options | {"key": search})
-        chosen = rows[_ordered(F[rows], phi, small, prior is None, options | {"key": order})]
-    elif objective == "anytime":
-        first_key, key = jax.random.split(key)
-        first = min(p, n)
-        block_first = _planned(F, first, phi, None, prior, options | {"key": first_key})
-        taken = jnp.zeros(N, bool).at[block_first].set(not replace)
-        known = small + F[block_first].T @ F[block_first]
-        starts = [greedy_rows(F, phi, small, n, replace)]
-        starts += (
-            [jnp.concatenate([block_first, greedy_rows(F, phi, known, n - first, replace, taken)])] if n > first else []
-        )
-        starts += [spanning_start(F, base, k, n, replace) for k in jax.random.split(key, restarts)]
-        chosen = _anytime(F, phi, base, jnp.stack(starts), min(p, n) if prior is None else 1, replace)
-    else:
-        chosen = _blocks(F, phi, base, small, n, p if block is None else block, options)
-    return _path(F, phi, base, chosen)
+        return greedy_rows(F, phi, small, n, options["replace"])
+    if objective == "block":
+        return _blocks(F, phi, base, small, n, block, options)
+    if objective == "anytime":
+        return _anytime_rows(F, phi, base, small, n, unknown, options)
+    search, order = jax.random.split(options["key"])
+    rows = _planned(F, n, phi, None, None if unknown else base, options | {"key": search})
+    return rows[_ordered(F[rows], phi, small, unknown, options | {"key": order})]
+
+
+def _anytime_rows(F: Array, phi: Callable, base: Array, small: Array, n: int, unknown: bool, options: dict) -> Array:
+    """The best of exchanges from greedy, from a planned first block, and from random rows that span."""
+    (N, p), replace = F.shape, options["replace"]
+    first_key, key = jax.random.split(options["key"])
+    first = min(p, n)
+    planned = _planned(F, first, phi, None, None if unknown else base, options | {"key": first_key})
+    taken = jnp.zeros(N, bool).at[planned].set(not replace)
+    known = small + F[planned].T @ F[planned]
+    starts = [greedy_rows(F, phi, small, n, replace)]
+    if n > first:
+        starts.append(jnp.concatenate([planned, greedy_rows(F, phi, known, n - first, replace, taken)]))
+    starts += [spanning_start(F, base, k, n, replace) for k in jax.random.split(key, options["restarts"])]
+    return _anytime(F, phi, base, jnp.stack(starts), first if unknown else 1, replace)
 
 
 @jax.jit
-def _path(F: Array, phi: Callable, base: Array, chosen: Array) -> Path:
-    rows = F[chosen]
-    totals = base[None] + jnp.cumsum(rows[:, :, None] * rows[:, None, :], 0)
+def _path(rows: Array, turned: Array, phi: Callable, base: Array, chosen: Array) -> Path:
+    """`turned`: the rows in the basis that phi and base are given in."""
+    totals = base[None] + jnp.cumsum(turned[:, :, None] * turned[:, None, :], 0)
     values = jax.lax.map(phi, totals, batch_size=256)
     return Path(rows, chosen, values, status_where(~jnp.isfinite(values[-1]), Status.rank_deficient))
 
@@ -182,7 +199,7 @@ def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
         rows = rows[_ordered(rows, phi, 1e-3 / n * rows.T @ rows, True, options)]
     if objective == "anytime":
         rows = _anytime_on_sphere(phi, basis)
-    path = _path(rows, phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi), nothing, jnp.arange(n))
+    path = _path(rows, rows, phi, nothing, jnp.arange(n))
     return path._replace(indices=jnp.full(n, -1, jnp.int32))
 
 

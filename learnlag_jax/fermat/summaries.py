@@ -63,15 +63,17 @@ def kaplan_meier(times, reached, weights=None) -> Survival:
         S(t) = prod over i with t_i <= t of (1 - d_i / n_i)
 
     Args:
-        times: (n,) times; where not reached, the last time the run was seen.
+        times: (n,) times; where not reached, the last time the run was seen. A run whose time is NaN or infinite did not reach:
+            it counts as seen for ever.
         reached: (n,) bool.
-        weights: (n,) counts of each run, as in a bootstrap draw; None for 1 each.
+        weights: (n,) counts of each run, as in a bootstrap draw, or any numbers that are not negative; None for 1 each.
 
     Returns:
-        `Survival(times, share)`, both (n,), sorted; runs that reached come before runs censored at the same time.
+        `Survival(times, share)`, both (n,), sorted, +inf in place of NaN; runs of one time have one share, that after all of them. The
+        share is of the dtype of the times, JAX's default where those are integers.
 
     Raises:
-        InputError: unequal lengths.
+        InputError: unequal lengths; weights that are negative or not finite (not checked while tracing).
 
     Example:
         >>> import jax.numpy as jnp
@@ -85,7 +87,10 @@ def kaplan_meier(times, reached, weights=None) -> Survival:
     times, reached = jnp.asarray(times), jnp.asarray(reached, bool)
     checks.shape(times, ("n",), "times")
     checks.shape(reached, times.shape, "reached")
-    weights = jnp.ones_like(times) if weights is None else jnp.asarray(weights, times.dtype)
+    kind = times.dtype if jnp.issubdtype(times.dtype, jnp.floating) else jnp.zeros(()).dtype
+    weights = jnp.ones(times.shape, kind) if weights is None else _counts(weights, times).astype(kind)
+    if jnp.issubdtype(times.dtype, jnp.floating):
+        times, reached = jnp.where(jnp.isnan(times), jnp.inf, times), reached & jnp.isfinite(times)
     order = jnp.lexsort((~reached, times))
     times, reached, weights = times[order], reached[order], weights[order]
     at_risk = jnp.cumsum(weights[::-1])[::-1]
@@ -93,7 +98,24 @@ def kaplan_meier(times, reached, weights=None) -> Survival:
     # the product telescopes between censored runs: only those are multiplied, so no rounding piles up
     before = jnp.concatenate([at_risk[:1], after[:-1]])
     censored = jnp.cumprod(jnp.where(at_risk > 0, before / jnp.where(at_risk > 0, at_risk, 1), 1))
-    return Survival(times, after / jnp.where(at_risk[:1] > 0, at_risk[:1], 1) * censored)
+    share = after / jnp.where(at_risk[:1] > 0, at_risk[:1], 1) * censored
+    return Survival(times, share[_last_of_ties(times)])
+
+
+def _counts(weights, times: Array) -> Array:
+    weights = jnp.asarray(weights)
+    checks.shape(weights, times.shape, "weights")
+    if not checks.is_traced(weights):
+        checks.finite(weights, "weights")
+        least = float(jnp.min(weights, initial=0))
+        checks.require(least >= 0, "weights", f"a weight of {least:g}", "no negative one", "a weight counts runs")
+    return weights
+
+
+def _last_of_ties(times: Array) -> Array:
+    """For every entry of a sorted vector, where the last equal to it stands."""
+    ends = jnp.concatenate([times[1:] != times[:-1], jnp.ones(min(times.size, 1), bool)])
+    return jax.lax.cummin(jnp.where(ends, jnp.arange(times.size), times.size), reverse=True)
 
 
 def _estimates(times: Array, reached: Array, budget: Array, weights: Array) -> Array:
@@ -103,7 +125,8 @@ def _estimates(times: Array, reached: Array, budget: Array, weights: Array) -> A
     half = share <= 0.5 + min(8 * t.size * float(jnp.finfo(t.dtype).eps), 0.25 / t.size)
     median = jnp.where(jnp.any(half), t[jnp.argmax(half)], jnp.inf)
     ends = jnp.minimum(jnp.concatenate([t, budget[None]]), budget)
-    spans = jnp.diff(ends, prepend=jnp.zeros(1, t.dtype))
+    starts = jnp.concatenate([jnp.zeros(1, t.dtype), ends[:-1]])
+    spans = jnp.where(ends == starts, 0, ends - starts)  # no time passes between two infinite ones
     before = jnp.concatenate([jnp.ones(1, t.dtype), share])
     inside = jnp.where(t <= budget, share, 1.0)
     mean = jnp.sum(jnp.where(before > 0, spans * before, 0))  # an endless budget costs nothing once all have reached
@@ -123,10 +146,12 @@ def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, d
         key: typed random key; None takes `jax.random.key(0)`.
 
     Returns:
-        `Summary`. With fewer than half reached the median is +inf: report `reached` and `restricted_mean`.
+        `Summary`. With fewer than half reached the median is +inf: report `reached` and `restricted_mean` (+inf too, with an
+        endless budget and a run that did not reach).
 
     Raises:
-        InputError: unequal lengths, no runs, or a confidence outside (0, 1).
+        InputError, DTypeError: unequal lengths, no runs, a budget that is no positive scalar, a confidence outside (0, 1), draws that
+            are no positive integer, or dtypes that are not floating.
 
     Example:
         >>> import jax.numpy as jnp
@@ -142,7 +167,8 @@ def learning_time_summary(times, reached, budget, *, confidence: float = 0.95, d
     checks.floating(times, "times")
     checks.shape(reached, times.shape, "reached")
     checks.require(jnp.size(times) > 0, "times", "no runs", "at least one", "run it once")
-    checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
+    checks.fraction(confidence, "confidence")
+    checks.whole(draws, "draws", 1, "2000 is usual")
     _positive(budget)
     key = checks.random_key(key)
     return _summarise(times, reached, jnp.asarray(budget, times.dtype), key, confidence, draws)
@@ -168,6 +194,7 @@ def _summarise(times: Array, reached: Array, budget: Array, key: Array, confiden
 
 
 def _positive(budget) -> None:
+    checks.shape(budget, (), "budget")
     if not checks.is_traced(budget):
         checks.require(float(budget) > 0, "budget", budget, "a positive time", "how long the runs were allowed to go")
 
@@ -210,7 +237,8 @@ def learning_time_ratio(
         `Ratio`: below 1 where the first is faster. Runs that do not reach count with the budget: a ratio of means of min(T, budget).
 
     Raises:
-        InputError: unequal lengths.
+        InputError, DTypeError: unequal lengths, no runs, a budget that is no positive scalar, a confidence outside (0, 1), draws that
+            are no positive integer, or times that are not floating.
 
     Example:
         >>> import jax.numpy as jnp
@@ -227,11 +255,12 @@ def learning_time_ratio(
     checks.floating(times, "times")
     for x, name in ((reached, "reached"), (other_times, "other_times"), (other_reached, "other_reached")):
         checks.shape(x, jnp.shape(times), name)
-    checks.require(0 < confidence < 1, "confidence", confidence, "a number between 0 and 1", "0.95 is usual")
+    checks.fraction(confidence, "confidence")
+    checks.whole(draws, "draws", 1, "2000 is usual")
     dtype = jnp.asarray(times).dtype
-    budget = jnp.asarray(budget, dtype)
     checks.require(jnp.size(times) > 0, "times", "no runs", "at least one", "run it once")
     _positive(budget)
+    budget = jnp.asarray(budget, dtype)
     # false for NaN: such a run did not reach
     spent = lambda t, r: jnp.where(
         jnp.asarray(r, bool) & (jnp.asarray(t, dtype) <= budget), jnp.asarray(t, dtype), budget

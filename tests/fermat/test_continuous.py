@@ -113,9 +113,24 @@ def test_a_model_that_cannot_be_told_apart_is_named():
         (lambda: continuous_design(lambda x: x, (jnp.ones(2), jnp.zeros(2)), 3), "low < high"),
         (lambda: continuous_design(lambda x: x[0], 3, 4), "model"),
         (lambda: continuous_design(lambda x: x, 2, 3, start=jnp.ones((2, 2))), "start"),
+        (lambda: continuous_design(lambda x: x, 2, 3.0), "n: got 3.0"),
+        (lambda: continuous_design(lambda x: x, 2, 3, restarts=0), "restarts: got 0"),
+        (lambda: continuous_design(lambda x: x, 2.0, 3), "region: got float"),
+        (lambda: continuous_design(lambda x: x, 0, 3), "region: got 0"),
+        (lambda: continuous_design(_line, (jnp.array([-jnp.inf]), jnp.array([1.0])), 3), "region.*-inf"),
+        (
+            lambda: continuous_design(_line, (jnp.zeros(1), jnp.ones(1)), 2, start=jnp.array([[0.0], [3.0]])),
+            "start: got 3",
+        ),
+        (lambda: continuous_design(lambda x: x, 2, 2, start=jnp.zeros((2, 2))), "start: .*length 0"),
         (lambda: continuous_design(lambda x: x, 2, 3, fixed=jnp.ones((1, 3))), "fixed"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_an_integer_of_numpy_is_a_sphere_too(dtype):
+    design = continuous_design(lambda x: x, np.int64(2), 3, restarts=1)
+    assert float(design.value) == pytest.approx(4 / 3, rel=1e-5)  # a tight frame: p^2 / n

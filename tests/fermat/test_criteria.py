@@ -167,3 +167,74 @@ def test_collinear_to_rounding_is_singular_and_a_little_less_is_not(dtype):
     pair = lambda pivot: jnp.asarray([[1.0, np.sqrt(1 - pivot)], [np.sqrt(1 - pivot), 1.0]], dtype)
     assert float(criterion("A")(pair(4 * eps))) == np.inf
     np.testing.assert_allclose(criterion("A")(pair(1e3 * eps)), 2 / (1e3 * eps), rtol=0.01)  # r rounds at eps
+
+
+@pytest.mark.parametrize("q", [1e-300, 1e-20, 1e-16, 1e-12, 1e-8, 1e-4, 1e-2])
+def test_a_small_exponent_gives_d_and_its_slope(q, dtype):
+    """log phi_q = log D + q var(log l) / 2 + O(q^2), l the eigenvalues of the covariance."""
+    if q < float(jnp.finfo(dtype).tiny):
+        pytest.skip("no number of this dtype")
+    M, D = jnp.diag(jnp.asarray([1.0, 4.0, 9.0], dtype)), criterion("D")
+    logs = -np.log([1.0, 4.0, 9.0])
+    eps, order = float(jnp.finfo(dtype).eps), q * np.var(logs) / 2
+    phi = criterion("phi", q=jnp.asarray(q, dtype))
+    assert np.log(float(phi(M))) == pytest.approx(np.mean(logs) + order, abs=16 * eps + q**2)
+    S = information_matrix(_rows(1, 3, dtype)[:, :3])
+    along = lambda phi: lambda t: phi(M + t * S)
+    zero = jnp.zeros((), dtype)
+    first, second = jax.grad(along(phi))(zero), jax.grad(jax.grad(along(phi)))(zero)
+    assert float(first) == pytest.approx(float(jax.grad(along(D))(zero)), rel=100 * eps + 10 * q)
+    assert float(second) == pytest.approx(float(jax.grad(jax.grad(along(D)))(zero)), rel=1000 * eps + 20 * q)
+    slope = jax.grad(lambda q: jnp.log(criterion("phi", q=q)(M)))(jnp.asarray(q, dtype))
+    assert float(slope) == pytest.approx(np.var(logs) / 2, rel=100 * eps + q)
+
+
+def test_the_exponent_has_its_slope_at_any_size(float64):
+    l = np.array([1.0, 1 / 4, 1 / 9])
+    M = jnp.diag(jnp.asarray(1 / l))
+    for q in (1e-3, 3e-3, 1e-2, 0.1, 1.0, 7.0, 40.0):
+        w = l**q / np.sum(l**q)
+        exact = (np.sum(w * np.log(l)) - np.log(np.mean(l**q)) / q) / q
+        got = jax.grad(lambda q: jnp.log(criterion("phi", q=q)(M)))(q)
+        assert float(got) == pytest.approx(exact, rel=1e-11 / min(q, 1) ** 2)
+
+
+def test_integers_are_numbers_too(dtype):
+    M, vector, region = information_matrix(_rows(0, 12, dtype)), [0, 0, 1, 2], [[1, 0, 0, 2], [0, 1, 0, 0]]
+    for make, x in (
+        (lambda x: criterion("c", x), vector),
+        (lambda x: criterion("I", region=x), region),
+        (lambda x: criterion("G", region=x), region),
+        (lambda x: criterion("I", moment=x), np.diag([1, 0, 2, 3])),
+    ):
+        expected = float(make(jnp.asarray(x, dtype))(M))
+        assert (
+            float(make(np.asarray(x))(M)) == float(make(np.asarray(x).tolist())(M)) == pytest.approx(expected, rel=1e-6)
+        )
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: criterion("c", jnp.zeros(3)), "vector: .*zeros"),
+        (lambda: criterion("c", [True, False]), "vector: .*bool"),
+        (lambda: criterion("c", jnp.ones((2, 2))), "vector: .*shape"),
+        (lambda: criterion("G", region=jnp.zeros((2, 3))), "region: .*zeros"),
+        (lambda: criterion("G", region=jnp.zeros((0, 3))), "region: "),
+        (lambda: criterion("I", moment=jnp.zeros((3, 3))), "moment: .*zeros"),
+        (lambda: criterion("I", moment=jnp.diag(jnp.array([1.0, -1.0, 1.0]))), "moment: .*eigenvalue of -1"),
+        (lambda: criterion("I", moment=jnp.triu(jnp.ones((3, 3)))), "moment: .*symmetric"),
+        (lambda: criterion("I", moment=jnp.ones((2, 3))), "moment: .*shape"),
+        (lambda: criterion("I", moment=jnp.eye(2) * jnp.nan), "moment: .*nan"),
+        (lambda: criterion("phi", q="2"), "q: got '2'"),
+        (lambda: criterion("phi", q=jnp.ones(3)), "q: .*shape"),
+        (lambda: criterion("phi", q=jnp.nan), "q: got nan"),
+        (lambda: criterion("phi", q=jnp.inf), "q: got inf"),
+        (lambda: criterion("A", draws=2.0), "draws: got 2.0"),
+        (lambda: criterion("A", draws=0), "draws: got 0"),
+        (lambda: criterion("E", draws=2), "draws: .*use phi"),
+    ],
+)
+def test_what_is_asked_for_is_refused_by_its_own_name(call, message):
+    with pytest.raises((InputError, DTypeError), match=message):
+        call()

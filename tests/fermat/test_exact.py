@@ -100,6 +100,15 @@ def test_failures_are_named(dtype):
         (lambda F: least_time_path(F, 4, objective="fast"), "greedy, block"),
         (lambda F: least_time_path(F, 2), "at least p"),
         (lambda F: least_time_path(4, 3), "at least p"),
+        (lambda F: least_time_path(F, 4.0), "n: got 4.0"),
+        (lambda F: least_time_path(F, 0, prior=jnp.eye(3), objective="greedy"), "n: got 0"),
+        (lambda F: least_time_path(0, 1), "F: got 0"),
+        (lambda F: least_time_path(F, 4, objective="anytime", restarts=0), "restarts"),
+        (lambda F: least_time_path(F, 4, objective="greedy", prior=jnp.ones(3)), "prior: .*shape"),
+        (lambda F: least_time_path(F, 4, objective="greedy", prior=1.0), "prior: .*shape"),
+        (lambda F: least_time_path(F, 4, objective="greedy", prior=-jnp.eye(3)), "prior: .*eigenvalue"),
+        (lambda F: least_time_path(F, 4, objective="anytime", prior=jnp.nan * jnp.eye(3)), "prior: .*nan"),
+        (lambda F: least_time_path(F, 4, objective="block", prior=jnp.triu(jnp.ones((3, 3)))), "prior: .*symmetric"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
@@ -183,3 +192,35 @@ def test_a_path_starts_from_what_is_known(float64):
     path = least_time_path(jnp.eye(2), 3, objective="greedy", prior=prior)
     assert path.indices[:2].tolist() == [1, 1]
     np.testing.assert_allclose(path.values, [1 / 3 + 1 / 2, 1 / 3 + 1 / 3, 1 / 3 + 1 / 4], rtol=1e-12)
+
+
+def _far(at):
+    u = np.sort(np.random.default_rng(0).uniform(size=20)).round(6)
+    return tuple(jnp.asarray(np.stack([x**0, x, x**2], 1)) for x in (at + u, u))
+
+
+@pytest.mark.parametrize("objective", ["greedy", "block", "deadline", "anytime"])
+def test_paths_do_not_depend_on_where_the_axis_has_its_zero(objective, float64):
+    """Shifting x turns 1, x, x^2 by a matrix of determinant 1: D is the same. In raw columns M^-1 keeps no digit at 300."""
+    far, near = (least_time_path(F, 5, "D", objective=objective, restarts=2) for F in _far(300.0))
+    assert int(far.status) == 0
+    assert far.indices.tolist() == near.indices.tolist()
+    np.testing.assert_allclose(far.values, near.values, rtol=1e-8)
+    np.testing.assert_array_equal(far.rows, _far(300.0)[0][far.indices])
+
+
+def test_values_of_a_path_are_those_of_the_coordinates_given(float64):
+    F, prior = _pool(3, 12, 3) * jnp.array([[1.0, 1e-4, 1e3]]), jnp.diag(jnp.array([1.0, 1e-8, 1e6]))
+    C = information_matrix(_pool(4, 5, 3))
+    phis = ["A", "E", criterion("c", jnp.array([0.0, 1.0, 2.0])), criterion("I", moment=C), criterion("phi", q=2.0)]
+    for phi in phis:
+        path = least_time_path(F, 4, phi, objective="deadline", prior=prior, restarts=2)
+        own = criterion(phi) if isinstance(phi, str) else phi
+        expected = [own(information_matrix(F[path.indices[:k]], prior=prior)) for k in range(1, 5)]
+        np.testing.assert_allclose(path.values, expected, rtol=1e-9)
+        best = exact_design(F, 4, phi, prior=prior, restarts=2)
+        assert float(path.values[-1]) <= float(best.value) * (1 + 1e-9)
+
+
+def test_an_integer_of_numpy_is_a_sphere_too():
+    np.testing.assert_array_equal(least_time_path(np.int64(3), 4).rows, least_time_path(3, 4).rows)

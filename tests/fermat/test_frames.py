@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from learnlag_jax import InputError
+from learnlag_jax import DTypeError, InputError
 from learnlag_jax.fermat import (
     complete_frame,
     criterion,
@@ -143,4 +143,55 @@ def test_the_best_next_row_is_the_eigenvector_of_the_smallest_eigenvalue(float64
 )
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(("n", "p"), [(7, 3), (100, 3), (1000, 4)])
+def test_rows_are_unit_to_a_few_eps_at_any_length(n, p, dtype):
+    """What n rotations round away must not be left in the lengths of the last rows; X'X is right beside its largest eigenvalue."""
+    eps, rng = float(jnp.finfo(dtype).eps), np.random.default_rng(0)
+    C = np.cov(rng.normal(size=(p, 20)))
+    spectrum = np.asarray(rng.dirichlet(np.ones(p)) * n, dtype)
+    root = np.sqrt(np.linalg.eigvalsh(C))
+    makers = [
+        (lambda: frame_with_spectrum(jnp.asarray(spectrum), n), np.sort(spectrum)),
+        (lambda: v_optimal_frame(jnp.asarray(C, dtype), n), root * n / root.sum()),
+        (lambda: complete_frame(jnp.asarray(C, dtype), n), None),
+        (lambda: jax.jit(frame_with_spectrum, static_argnums=1)(jnp.asarray(spectrum), n), np.sort(spectrum)),
+    ]
+    for make, l in makers:
+        X = np.asarray(make(), np.float64)
+        assert np.abs(np.sum(X**2, 1) - 1).max() < 4 * p * eps
+        G = X.T @ X
+        l, G = (np.full(p, (np.trace(C) + n) / p), G + C) if l is None else (l, G)
+        np.testing.assert_allclose(np.linalg.eigvalsh(G), l, atol=2 * np.sqrt(n) * eps * n)
+
+
+def test_a_sum_that_is_not_n_is_refused_in_single_precision_too():
+    with pytest.raises(InputError, match="sum 1000"):
+        frame_with_spectrum(jnp.asarray([600.0, 400.01], jnp.float32), 1000)
+
+
+def test_half_precision_is_computed_in_single():
+    for X in (complete_frame(jnp.eye(2, dtype=jnp.float16), 3), v_optimal_frame(jnp.eye(2, dtype=jnp.bfloat16), 3)):
+        assert X.dtype == jnp.float32
+        assert _defect(X, 1.5 * np.eye(2)) < 1e-6
+    assert _defect(v_optimal_frame([[1.0, 0.0], [0.0, 1.0]], 3), 1.5 * np.eye(2)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: tight_frame(5, 2, int), "dtype"),
+        (lambda: tight_frame(5.5, 2), "n"),
+        (lambda: greedy_ratio(4.5, 2), "n: "),
+        (lambda: greedy_ratio(4, 0), "p: "),
+        (lambda: complete_frame(jnp.eye(2), 2.0), "m: "),
+        (lambda: v_optimal_frame(jnp.eye(2), 3.0), "n: "),
+        (lambda: v_optimal_frame(jnp.eye(2).at[0, 0].set(jnp.nan), 2), "C: .*nan"),
+        (lambda: frame_with_spectrum(jnp.ones(2), 2.0), "n: "),
+    ],
+)
+def test_numbers_that_are_not_whole_and_dtypes_that_are_not_floating_are_named(call, message):
+    with pytest.raises((InputError, DTypeError), match=message):
         call()

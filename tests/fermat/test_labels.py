@@ -122,6 +122,12 @@ def test_replanning_follows_what_was_learnt(float64):
     "call, message",
     [
         (lambda F: label_batch(F, 13), "1 to 12, the unlabelled"),
+        (lambda F: label_batch(F, 4.0), "n: got 4.0"),
+        (lambda F: label_batch(F, 0), "n: got 0"),
+        (lambda F: label_batch(F, 3, prior=-0.1 * jnp.eye(3)), "prior: .*eigenvalue"),
+        (lambda F: label_batch(F, 3, prior=jnp.nan * jnp.eye(3)), "prior: .*nan"),
+        (lambda F: label_batch(F, 3, prior=jnp.triu(jnp.ones((3, 3)))), "prior: .*symmetric"),
+        (lambda F: label_batch(F, 3, prior=1.0), "prior: .*shape"),
         (lambda F: label_batch(F, 11, labelled=[0, 0, 1]), "1 to 10"),
         (lambda F: label_batch(F, 1, labelled=[0]), "pass a prior"),
         (lambda F: label_batch(F, 3, labelled=[12]), "indices 0 .. 11"),
@@ -129,8 +135,62 @@ def test_replanning_follows_what_was_learnt(float64):
         (lambda F: label_batch(F.at[3, 1].set(jnp.nan), 3), "F.*nan"),
         (lambda F: softmax_rows(F, F[:4]), "features"),
         (lambda F: active_learning(lambda rows: None, lambda model, rows: [0], [0], 1), "labelled already"),
+        (
+            lambda F: active_learning(lambda rows: None, lambda model, rows: [-1], [0], 1),
+            "choose: .*-1.*rank_deficient",
+        ),
+        (lambda F: active_learning(lambda rows: None, lambda model, rows: [1.9], [0], 1), "choose: .*float.*integer"),
+        (lambda F: active_learning(lambda rows: None, lambda model, rows: [1], [-1], 1), "first: .*-1"),
+        (lambda F: active_learning(lambda rows: None, lambda model, rows: [1], np.arange(3) < 1, 1), "first: .*bool"),
     ],
 )
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call(_pool())
+
+
+def test_a_failed_batch_buys_nothing():
+    """Copies of one row in two dimensions: no further label is any use, and the last row of the pool is not to be bought."""
+    F, bought = jnp.ones((4, 2)), []
+
+    def fit(rows):
+        bought.append(rows.tolist())
+
+    with pytest.raises(InputError, match="rank_deficient"):
+        active_learning(fit, lambda model, rows: label_batch(F, 1, labelled=rows).rows, [0], 1)
+    assert bought == [[0]]
+
+
+def _far(at, N=20):
+    """1, x, x^2 near x = `at`, and the same functions' span from u = x - at: F = U T', with T of determinant 1."""
+    u = np.sort(np.random.default_rng(0).uniform(size=N)).round(6)  # at + u is exact to a dozen digits
+    powers = lambda x: np.stack([x**0, x, x**2], 1)
+    T = np.array([[1.0, 0, 0], [at, 1, 0], [at**2, 2 * at, 1]])
+    return jnp.asarray(powers(at + u)), powers(u), T
+
+
+@pytest.mark.parametrize("labelled", [(), (0, 7)])
+def test_batches_do_not_depend_on_where_the_axis_has_its_zero(labelled, float64):
+    """D is the same in both, at the optimum of all batches; I over the pool too. In raw columns M^-1 keeps no digit at 300."""
+    F, U, _ = _far(300.0)
+    free = [i for i in range(20) if i not in labelled]
+    sets = np.array([[*labelled, *rows] for rows in itertools.combinations(free, 5 - len(labelled))])
+    M = np.swapaxes(U[sets], 1, 2) @ U[sets]
+    best = {"D": np.linalg.det(M) ** (-1 / 3), "I": np.einsum("sij,ki,kj->s", np.linalg.inv(M), U, U) / 20}
+    for kind, values in best.items():
+        batch = label_batch(F, 5 - len(labelled), criterion("I", region=F) if kind == "I" else kind, labelled=labelled)
+        assert int(batch.status) == 0
+        assert float(batch.value) == pytest.approx(values.min(), rel=1e-8)
+        assert sorted([*labelled, *batch.rows.tolist()]) == sorted(sets[values.argmin()].tolist())
+
+
+def test_values_are_reported_in_the_coordinates_of_the_pool(float64):
+    """A and c belong to the parameters as they are given, with a prior on them."""
+    F, U, T = _far(30.0)
+    before = np.diag([2.0, 1.0, 3.0])
+    prior = T @ before @ T.T
+    for phi, C in (("A", np.eye(3)), (criterion("c", jnp.array([1.0, 2.0, -1.0])), np.outer([1, 2, -1], [1, 2, -1]))):
+        batch = label_batch(F, 4, phi, prior=jnp.asarray(prior))
+        half = np.linalg.solve(np.linalg.cholesky(U[batch.rows].T @ U[batch.rows] + before), np.eye(3))
+        half = half @ np.linalg.inv(T)  # M^-1 = half' half
+        assert float(batch.value) == pytest.approx(np.sum((half @ C) * half), rel=1e-8)

@@ -162,3 +162,56 @@ def test_an_infinite_first_error_is_above_for_the_whole_step(dtype):
     for time in (crossing(fallen), time_by_rate(t, fallen, 2.0).value):
         assert float(time) == 2.0
     assert np.all(np.isfinite(jax.grad(crossing)(fallen)))
+
+
+def _dense(dtype):
+    t = np.linspace(0, 1, 2001)
+    return jnp.asarray(t, dtype), jnp.asarray((1 + 0.9 * np.exp(-2 * t)).astype(np.float32), dtype)
+
+
+def test_the_gradient_of_a_dense_curve_is_no_rounding_noise(dtype):
+    """d T / d error_k is, to the square of the spacing, the spacing times the slope of the sigmoid at error_k."""
+    t, error = _dense(dtype)
+    theta, tau = jnp.asarray(1.0, dtype), jnp.asarray(0.05, dtype)
+    g = jax.grad(lambda e: soft_learning_time(t, e, theta, tau, richardson=False))(error)
+    x = (np.asarray(error, np.float64) - 1) / 0.05
+    exact = np.diff(np.asarray(t, np.float64)).mean() / (0.05 * 4 * np.cosh(x / 2) ** 2)
+    spacing = np.abs(np.diff(x)).max()
+    tolerance = spacing**2 / 2 + 1e4 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(g[1:-1], exact[1:-1], atol=tolerance * exact.max())
+
+
+def test_single_and_double_precision_agree_on_every_slope(float64):
+    for spread in (1e-3, 0.05, 0.2, 0.3, 1.0, 30.0):  # of neighbours in units of tau, on both sides of the switch
+        x = np.random.default_rng(0).normal(size=300) * spread + np.linspace(-20, 20, 300)
+        slopes = {}
+        for dtype in ("float32", "float64"):
+            error, t = jnp.asarray(x.astype(np.float32), dtype), jnp.arange(300, dtype=dtype)
+            slopes[dtype] = jax.grad(lambda e, t=t: soft_learning_time(t, e, 0.0, 1.0, richardson=False))(error)
+        single, double = slopes["float32"], slopes["float64"]
+        np.testing.assert_allclose(single, double, rtol=1e-5, atol=1e-5 * float(jnp.max(jnp.abs(double))))
+
+
+def test_the_mean_of_the_sigmoid_is_its_integral_at_any_distance(dtype):
+    nodes, weights = np.polynomial.legendre.leggauss(60)
+    eps = float(jnp.finfo(dtype).eps)
+    for middle in (-30.0, -1.0, 0.0, 0.7, 30.0):
+        for d in (0.0, 1e-6, 1e-3, 4e-3, 0.1, 0.22, 0.3, 1.0, 8.0):
+            a, b = middle - d / 2, middle + d / 2
+            exact = np.sum(weights / (1 + np.exp(-(middle + d / 2 * nodes)))) / 2
+            for ends in ((a, b), (b, a)):
+                t, error = jnp.arange(2, dtype=dtype), jnp.asarray(ends, dtype)
+                got = soft_learning_time(t, error, 0.0, 1.0, richardson=False)
+                assert float(got) == pytest.approx(exact, rel=300 * eps)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("time", [time_to_threshold, time_by_rate, lambda *a: soft_learning_time(*a, 0.1)])
+def test_several_thresholds_are_not_compared_entry_by_entry(time, size):
+    with pytest.raises(InputError, match="threshold: .*shape"):
+        time(jnp.arange(3.0), jnp.array([3.0, 2.0, 1.0]), jnp.full(size, 1.5))
+
+
+def test_several_temperatures_are_refused():
+    with pytest.raises(InputError, match="tau: .*shape"):
+        soft_learning_time(jnp.arange(3.0), jnp.array([3.0, 2.0, 1.0]), 1.5, jnp.full(2, 0.1))

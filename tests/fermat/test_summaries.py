@@ -177,3 +177,63 @@ def test_nan_and_infinity_both_mean_not_reached(dtype):
     profile = performance_profile(jnp.stack([times, jnp.full_like(times, 20.0)]), 4.0)
     np.testing.assert_array_equal(profile.ratio, [[1, np.inf, 1], [2, 1, 1]])
     assert_close(profile.score, jnp.asarray([2 / 3, (2 / 3 + 1 + 1) / 3], dtype), ulps=8)
+
+
+def test_weights_count_runs(dtype):
+    """Whole weights are copies, of step counts too, and only their proportions matter."""
+    times, reached = np.array([3, 1, 2, 2, 5]), np.array([True, True, False, True, True])
+    counts = np.array([2, 1, 3, 0, 1])
+    copies = kaplan_meier(jnp.asarray(times.repeat(counts), dtype), jnp.asarray(reached.repeat(counts)))
+    eps = float(jnp.finfo(dtype).eps)
+    for t in (jnp.asarray(times, dtype), jnp.asarray(times)):
+        for weights in (jnp.asarray(counts), jnp.asarray(counts * 0.25, dtype), list(map(float, counts))):
+            curve = kaplan_meier(t, jnp.asarray(reached), weights)
+            assert jnp.issubdtype(curve.share.dtype, jnp.floating)
+            for at, share in zip(copies.times.tolist(), copies.share.tolist(), strict=True):
+                got = float(curve.share[np.asarray(curve.times).tolist().index(at)])
+                assert got == pytest.approx(share, rel=16 * max(eps, float(jnp.finfo(curve.share.dtype).eps)))
+
+
+def test_step_counts_take_fractional_weights():
+    curve = kaplan_meier(jnp.array([10, 20, 30]), jnp.ones(3, bool), jnp.array([1.5, 0.5, 1.0]))
+    np.testing.assert_allclose(curve.share, [1 / 2, 1 / 3, 0], rtol=1e-6)
+
+
+def test_runs_of_one_time_have_one_share(dtype):
+    curve = kaplan_meier(jnp.asarray([2, 2, 3, 3], dtype), jnp.asarray([True, True, False, True]))
+    np.testing.assert_allclose(curve.share, [0.5, 0.5, 0.25, 0.25], rtol=8 * float(jnp.finfo(dtype).eps))
+
+
+def test_a_run_without_a_time_is_no_event_of_the_curve(dtype):
+    reached = jnp.ones(3, bool)
+    for nothing in (jnp.nan, jnp.inf):
+        curve = kaplan_meier(jnp.asarray([2.0, nothing, 3.0], dtype), reached)
+        np.testing.assert_allclose(curve.share, [2 / 3, 1 / 3, 1 / 3], rtol=8 * float(jnp.finfo(dtype).eps))
+        assert curve.times.tolist() == [2.0, 3.0, np.inf]
+        summary = learning_time_summary(jnp.asarray([2.0, nothing, 3.0], dtype), reached, 50.0, draws=2)
+        assert float(summary.reached) == pytest.approx(float(1 - curve.share[-1]), rel=1e-5)
+
+
+def test_an_endless_budget_and_an_endless_run_have_an_infinite_mean(dtype):
+    reached = jnp.asarray([True, True, False])
+    summary = learning_time_summary(jnp.asarray([2.0, 1.0, jnp.inf], dtype), reached, np.inf, draws=8)
+    assert float(summary.restricted_mean) == np.inf
+    assert not np.isnan(np.hstack([np.ravel(x) for x in summary])).any()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda t, r: kaplan_meier(t, r, jnp.array([1.0, 5.0])), "weights: .*shape"),
+        (lambda t, r: kaplan_meier(t, r, jnp.array([1.0])), "weights: .*shape"),
+        (lambda t, r: kaplan_meier(t, r, jnp.array([1.0, -1.0, 2.0])), "weights: .*-1"),
+        (lambda t, r: kaplan_meier(t, r, jnp.array([1.0, jnp.nan, 2.0])), "weights: .*nan"),
+        (lambda t, r: learning_time_summary(t, r, 5.0, draws=0), "draws"),
+        (lambda t, r: learning_time_summary(t, r, 5.0, draws=2.0), "draws"),
+        (lambda t, r: learning_time_summary(t, r, jnp.ones(3)), "budget: .*shape"),
+        (lambda t, r: learning_time_ratio(t, r, t, r, 5.0, draws=0), "draws"),
+    ],
+)
+def test_weights_draws_and_budgets_are_refused_by_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call(jnp.array([1.0, 2.0, 3.0]), jnp.ones(3, bool))
