@@ -8,7 +8,8 @@ encloses the fixed point (MacQueen, Porteus):
     T v + kappa(min d) <= V* <= T v + kappa(max d),   kappa(x) = x g / (1 - g),  g = discount x row sum,
 
 the row sum being the smallest or the largest, whichever widens the bound. The greedy policy's own value obeys the same lower
-bound. A further term covers the rounding of T v itself, so that bounds stay bounds when they meet.
+bound. Further terms cover the rounding of T v and of kappa, so that bounds stay bounds when they meet: 1 - g is taken from the
+row sums minus one, (1 - discount) - discount x (row sum - 1), for an error in g is divided by (1 - g)^2.
 """
 
 from collections.abc import Callable
@@ -121,16 +122,44 @@ def enclosed(mdp: MDP, v: Array, Tv: Array) -> Bounds:
 
 def margins(mdp: MDP, least: Array, most: Array, slack: Array) -> tuple[Array, Array]:
     """What the bounds add to T v, the same in every state, from the least and the largest entry of T v - v."""
-    below = _series(mdp, least - slack, downward=True) - slack
-    return below, _series(mdp, most + slack, downward=False) + slack
+    (below, above), roundings = factors(mdp), jnp.asarray(8 * jnp.finfo(slack.dtype).eps, slack.dtype)
+    least, most = least - slack, most + slack
+    # kappa of the bound, then its own rounding; the row sum that widens the bound
+    down = _series(least, jnp.where(least <= 0, above, below))
+    up = _series(most, jnp.where(most >= 0, above, below))
+    return down - roundings * jnp.abs(down) - slack, up + roundings * jnp.abs(up) + slack
 
 
-def _series(mdp: MDP, x: Array, *, downward: bool) -> Array:
-    """kappa(x) with the row sum that widens the bound."""
-    outward = x <= 0 if downward else x >= 0
-    g = mdp.discount * jnp.where(outward, mdp.mass[1], mdp.mass[0])
-    factor = jnp.where(g < 1, g / (1 - g), jnp.inf)
+def factors(mdp: MDP) -> tuple[Array, Array]:
+    """Bounds on g / (1 - g) for the smallest and the largest row sum; infinite where g < 1 is not certain."""
+    discount, excess = mdp.discount, mdp.excess
+    terms = jnp.stack([1 - discount, 1 - discount]), discount * excess
+    eps = jnp.asarray(2 * jnp.finfo(excess.dtype).eps, excess.dtype)
+    blur = eps * (jnp.abs(terms[0]) + jnp.abs(terms[1])) * jnp.asarray([1, -1], excess.dtype)
+    rest = terms[0] - terms[1] + blur
+    factor = jnp.where(rest <= 0, jnp.inf, discount * mdp.mass / rest)
+    return factor[0], factor[1]
+
+
+def _series(x: Array, factor: Array) -> Array:
+    """x times the factor, 0 if x is."""
     return jnp.where(x == 0, jnp.zeros_like(x), x * factor)
+
+
+def floor(mdp: MDP, largest: Array, slack: Array) -> Array:
+    """Bounds this close are as close as rounding allows, the largest |T v - v| being what it is.
+
+    Rounding of T v, of kappa, and of the row sums where that is all they differ by.
+    """
+    (below, above), eps = factors(mdp), jnp.finfo(slack.dtype).eps
+    apart = jnp.where(alike(mdp), above - below, 0) + jnp.asarray(16 * eps, slack.dtype) * above
+    return 4 * slack * (1 + above) + _series(largest, apart)
+
+
+def alike(mdp: MDP) -> Array:
+    """Whether all rows have the same sum up to its rounding."""
+    most = jnp.asarray(4 * (terms(mdp) + 2) * jnp.finfo(mdp.excess.dtype).eps, mdp.excess.dtype)
+    return mdp.excess[1] - mdp.excess[0] <= most
 
 
 def largest_reward(mdp: MDP) -> Array:
@@ -139,10 +168,10 @@ def largest_reward(mdp: MDP) -> Array:
 
 
 def rounding(mdp: MDP, v: Array, largest: Array) -> Array:
-    """A bound on the rounding error of one T v: (terms + 2) eps (largest reward + g largest value)."""
-    eps = jnp.finfo(v.dtype).eps
-    size = largest + mdp.discount * mdp.mass[1] * jnp.max(jnp.abs(v))
-    return jnp.asarray((terms(mdp) + 2) * eps, v.dtype) * size
+    """A bound on the rounding error of one T v - v: (terms + 2) eps (largest reward + g largest value) + eps largest value."""
+    eps, size = jnp.finfo(v.dtype).eps, jnp.max(jnp.abs(v))
+    each = largest + mdp.discount * mdp.mass[1] * size
+    return jnp.asarray((terms(mdp) + 2) * eps, v.dtype) * each + jnp.asarray(eps, v.dtype) * size
 
 
 def _values(mdp: MDP, v) -> None:

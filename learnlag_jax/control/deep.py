@@ -17,6 +17,7 @@ from jax import lax
 
 from learnlag_jax import checks, trees
 from learnlag_jax.control.problem import at
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree, Status, status_where
 
 
@@ -120,7 +121,8 @@ def dqn(
         A `Learner`.
 
     Raises:
-        InputError: sizes below 1, or a network that does not return one value for each action.
+        InputError: sizes that are not whole numbers >= 1, steps that end before the first update, a discount, blend or
+            chance outside [0, 1], or a network that does not return one value for each action.
         Status nonfinite_derivative.
 
     Example:
@@ -136,17 +138,54 @@ def dqn(
 
     Reference: MATH.md section 5; Mnih et al. (2013); van Hasselt, Guez and Silver (2016).
     """
-    for name, number in (("steps", steps), ("capacity", capacity), ("batch", batch), ("every", every), ("sync", sync)):
-        checks.require(number >= 1, name, number, "at least 1", "raise it")
+    _check_sizes(steps, capacity, batch, warmup, every, sync, explore_steps)
+    chances = {"discount": discount, "blend": blend, "explore[0]": explore[0], "explore[1]": explore[1]}
+    for name, chance in chances.items():
+        inside = checks.is_traced(chance) or 0 <= chance <= 1
+        checks.require(inside, name, chance, "a number from 0 to 1", "choose it in [0, 1]")
     checks.floating(params, "params")
     seen = jax.eval_shape(lambda key: environment.observe(environment.reset(key)), key)
     values = jax.eval_shape(network, params, seen)
     wanted = (environment.actions,)
     checks.require(values.shape == wanted, "network", values.shape, f"shape {wanted}", "one value for each action")
-    decay = max(1, explore_steps or steps // 2)
-    sizes = _Sizes(steps, capacity, batch, warmup, every, sync, decay, environment, network, optimiser)
+    first = -(-warmup // every) * every
+    got = f"the first update at step {first} of {steps}"
+    checks.require(
+        first < steps, "warmup", got, f"one before step {steps}", "take more steps, or lower warmup or every"
+    )
+    decay = explore_steps or max(1, steps // 2)
+    sizes = _Sizes(
+        steps, capacity, batch, warmup, every, sync, decay, *_meant(environment, network, optimiser, key, params)
+    )
     numbers = [jnp.asarray(x, values.dtype) for x in (discount, blend, *explore)]
     return _train(sizes, key, params, *numbers)
+
+
+def _check_sizes(steps, capacity, batch, warmup, every, sync, explore_steps) -> None:
+    """Host gate: whole numbers."""
+    sizes = {"steps": steps, "capacity": capacity, "batch": batch, "every": every, "sync": sync}
+    if explore_steps is not None:
+        sizes["explore_steps"] = explore_steps
+    for name, number in sizes.items():
+        checks.whole(number, name, 1, "raise it")
+    checks.whole(warmup, "warmup", 0, "raise it")
+
+
+def _meant(environment: Environment, network: Callable, optimiser, key: Array, params: PyTree) -> tuple:
+    """All functions as static arguments that change with every number they read."""
+    kept = jax.eval_shape(
+        lambda key, params: (key, params, environment.reset(key), optimiser.init(params)), key, params
+    )
+    key, params, state, memory = kept
+    seen, action = jax.eval_shape(environment.observe, state), jnp.int32(0)
+    environment = environment._replace(
+        reset=by_meaning(environment.reset, key),
+        step=by_meaning(environment.step, key, state, action),
+        observe=by_meaning(environment.observe, state),
+    )
+    init: Any = by_meaning(optimiser.init, params)
+    update: Any = by_meaning(optimiser.update, params, memory, params)
+    return environment, by_meaning(network, params, seen), optax.GradientTransformation(init, update)
 
 
 class _Sizes(NamedTuple):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.control.mdp import MDP
+from learnlag_jax.control.mdp import MDP, ill_posed
 from learnlag_jax.control.operators import action_values, under
 from learnlag_jax.extrema import largest
-from learnlag_jax.vocabulary import Array, Status, status_where
+from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
 
 class Plan(NamedTuple):
@@ -19,7 +19,8 @@ class Plan(NamedTuple):
     Attributes:
         value: [n + 1, S], value[k] with n - k steps left; value[n] is the terminal reward.
         residual: largest |value[k] - T_pi value[k + 1]|, the policy evaluated on its own.
-        status: `Status`; nonfinite_input if a value is NaN or infinite.
+        status: `Status`; nonfinite_input if a value is NaN or infinite; inconsistent if, under `jit`, rows turn out not to be
+            probabilities.
         steps: n.
         policy: [n, S] int32.
 
@@ -37,12 +38,12 @@ class Plan(NamedTuple):
 
 
 def backward_induction(mdp: MDP, horizon: int, terminal: Array | None = None) -> Plan:
-    """Optimal values and policy over a finite number of steps; the discount may be 1.
+    """Optimal values and policy over a finite number of steps.
 
         V_n = terminal,   V_k = T V_{k+1}     (eq. 18, 19)
 
     Args:
-        mdp: the process.
+        mdp: the process, as its builder took it: with a discount of 1 only where every row ends with positive chance.
         horizon: n >= 1 steps.
         terminal: [S] reward at the end; zero if left out.
 
@@ -50,7 +51,7 @@ def backward_induction(mdp: MDP, horizon: int, terminal: Array | None = None) ->
         A `Plan`.
 
     Raises:
-        InputError: horizon < 1 or a terminal reward of the wrong shape.
+        InputError: a horizon that is not a whole number >= 1, or a terminal reward of the wrong shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -61,7 +62,7 @@ def backward_induction(mdp: MDP, horizon: int, terminal: Array | None = None) ->
 
     Reference: MATH.md section 5, eq. 18-20.
     """
-    checks.require(horizon >= 1, "horizon", horizon, "at least one step", "raise it")
+    checks.whole(horizon, "horizon", 1, "pass a number of steps")
     states = mdp.reward.shape[:1]
     last = jnp.zeros(states, mdp.reward.dtype) if terminal is None else jnp.asarray(terminal, mdp.reward.dtype)
     checks.shape(last, states, "terminal")
@@ -79,5 +80,8 @@ def backward_induction(mdp: MDP, horizon: int, terminal: Array | None = None) ->
         return reward + carry_over(v_next)
 
     residual = trees.max_abs(jax.vmap(followed)(policy, values[1:]) - values[:-1])
-    status = status_where(~trees.all_finite(values), Status.nonfinite_input)
+    status = first_failure(
+        status_where(ill_posed(mdp), Status.inconsistent),
+        status_where(~trees.all_finite(values), Status.nonfinite_input),
+    )
     return Plan(values, residual, status, jnp.int32(horizon), policy)

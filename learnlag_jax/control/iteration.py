@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks, trees
-from learnlag_jax.control.bellman import bellman, enclosed, largest_reward, margins, rounding
-from learnlag_jax.control.mdp import MDP, ROW_TOLERANCE
+from learnlag_jax.control.bellman import alike, bellman, enclosed, factors, floor, largest_reward, margins, rounding
+from learnlag_jax.control.implicit import bicgstab, moved, still, usable, values_response
+from learnlag_jax.control.mdp import MDP, ill_posed
 from learnlag_jax.control.operators import action_values, block, under, under_matrix
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
@@ -88,11 +89,16 @@ def solve_mdp(
         v0: [S] first guess; zero if left out.
 
     Returns:
-        A `Values`. The bounds contain V* at any limit on the sweeps.
+        A `Values`. The bounds contain V* at any limit on the sweeps. `value` is differentiable, forward and reverse, by
+        rewards, probabilities, discount and theta: dV = (I - discount P_pi)^-1 (dr_pi + d(discount P_pi) V) of the greedy
+        policy pi. `lower` and `upper` move with it, `residual` is a constant; where the status is a failure the derivatives
+        are NaN.
 
     Raises:
         InputError: unknown method, tol <= 0, a v0 of the wrong shape, or more than 8192 states for a direct solve.
-        Statuses: acceptable (bounds as tight as rounding allows, wider than tol), max_steps, nonfinite_input.
+        Statuses: acceptable (bounds as tight as rounding allows, wider than tol), max_steps, nonfinite_input,
+            inconsistent (under `jit` or `vmap`: rows that are not probabilities, a discount outside [0, 1], or discount x
+            row sum not below 1; NaN values).
 
     Example:
         >>> import jax.numpy as jnp
@@ -119,8 +125,16 @@ def solve_mdp(
 
 @functools.partial(jax.jit, static_argnames=("method", "max_steps"))
 def _solve(mdp: MDP, v0: Array | None, tol: Array, method: str, max_steps: int) -> Values:
+    return _solved(method, max_steps, mdp, v0, tol)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _solved(method: str, max_steps: int, mdp: MDP, v0: Array | None, tol: Array) -> Values:
+    # a value that need not be finite has no bounds
+    wrong = ill_posed(mdp) | jnp.isinf(factors(mdp)[1])
+
     def unfinished(it: _Iterate):
-        return (it.gap > jnp.maximum(tol, it.floor)) & (it.steps < max_steps)
+        return (it.gap > jnp.maximum(tol, it.floor)) & (it.steps < max_steps) & ~wrong
 
     end, improve = _first(mdp, v0), functools.partial(_IMPROVE[method], mdp)
     if method == "auto":
@@ -132,13 +146,23 @@ def _solve(mdp: MDP, v0: Array | None, tol: Array, method: str, max_steps: int) 
     residual = trees.max_abs(bellman(mdp)(value) - value)
     # this last sweep keeps NaN, at a price that those before it need not pay
     lost = ~trees.all_finite((end.v, end.Tv)) | jnp.isnan(residual)
-    value, lower, upper = trees.fill_where(lost, (value, lower, upper))
+    value, lower, upper = trees.fill_where(lost | wrong, (value, lower, upper))
     status = first_failure(
+        status_where(wrong, Status.inconsistent),
         status_where(lost, Status.nonfinite_input),
         status_where((end.gap > tol) & (end.gap <= end.floor), Status.acceptable),
         status_where(~(end.gap <= tol), Status.max_steps),
     )
     return Values(value, residual, status, end.steps, end.policy, lower, upper, end.sweeps)
+
+
+@_solved.defjvp
+def _solved_jvp(method: str, max_steps: int, primals, tangents):
+    """The value of the greedy policy moves; the bounds move along, the residual is a constant."""
+    got = _solved(method, max_steps, *primals)
+    b = moved(primals[0], tangents[0], got.policy, got.value)
+    dV = usable(got.status, b.dtype) * values_response(primals[0], got.policy, b)
+    return got, still(got)._replace(value=dV, lower=dV, upper=dV)
 
 
 def _first(mdp: MDP, v0: Array | None) -> _Iterate:
@@ -151,9 +175,10 @@ def _first(mdp: MDP, v0: Array | None) -> _Iterate:
 def _judged(mdp: MDP, v: Array, Q: Array, largest, steps, sweeps, slow) -> _Iterate:
     """T v, the greedy policy, and how far apart the bounds are; below `floor` only rounding is left."""
     Tv, policy, slack = jnp.max(Q, 1), lax.argmax(Q, 1, jnp.int32), rounding(mdp, v, largest)
-    below, above = margins(mdp, jnp.min(Tv - v), jnp.max(Tv - v), slack)
-    floor = 4 * slack / (1 - mdp.discount * mdp.mass[1])
-    return _Iterate(v, Tv, policy, above - below, floor, largest, steps, sweeps, slow)
+    least, most = jnp.min(Tv - v), jnp.max(Tv - v)
+    below, above = margins(mdp, least, most, slack)
+    lowest = floor(mdp, jnp.maximum(jnp.abs(least), jnp.abs(most)), slack)
+    return _Iterate(v, Tv, policy, above - below, lowest, largest, steps, sweeps, slow)
 
 
 def _next(mdp: MDP, it: _Iterate, v: Array, sweeps, slow: Any = False) -> _Iterate:
@@ -190,15 +215,15 @@ def _modified(mdp: MDP, it: _Iterate) -> _Iterate:
     It is slow if all sweeps allowed are not enough and the gap is not even halved, though few states have changed their action: a
     policy that still moves is not worth a better value.
     """
-    carry_over, increment, goal = _increments(mdp, it)
+    carry_over, increment, goal, unit = _increments(mdp, it)
     total, rest, count = _swept(carry_over, increment, goal)
-    new = _next(mdp, it, it.Tv + total.astype(it.v.dtype), count)
+    new = _next(mdp, it, it.Tv + unit * total.astype(it.v.dtype), count)
     settled = SETTLED * jnp.sum(new.policy != it.policy, dtype=jnp.int32) <= len(it.v)
     return new._replace(slow=(rest > goal) & settled & (new.gap > it.gap / 2))
 
 
-def _increments(mdp: MDP, it: _Iterate) -> tuple[Callable, Array, Array]:
-    """discount P_pi, the increment T v - v it starts from, and how flat its last image should be.
+def _increments(mdp: MDP, it: _Iterate) -> tuple[Callable, Array, Array, Array]:
+    """discount P_pi, the increment T v - v it starts from, how flat its last image should be, and the unit of both.
 
     Of increments a few digits are enough, since the next T starts from whatever they lead to: float32 moves fewer bytes. A
     constant would hide the rest from it, and where rows sum alike it moves all values alike, which the bounds do not see: it
@@ -206,10 +231,13 @@ def _increments(mdp: MDP, it: _Iterate) -> tuple[Callable, Array, Array]:
     """
     d = it.Tv - it.v
     low, high = jnp.min(d), jnp.max(d)
-    alike = mdp.mass[1] - mdp.mass[0] < ROW_TOLERANCE
-    increment = d - jnp.where(alike, low + (high - low) / 2, 0)
-    goal = (high - low) / (5 * mdp.reward.shape[1])
-    return under(mdp, it.policy, jnp.float32)[1], increment.astype(jnp.float32), goal.astype(jnp.float32)
+    increment = d - jnp.where(alike(mdp), low + (high - low) / 2, 0)
+    size = jnp.max(jnp.abs(increment))
+    # whatever the unit of the rewards, float32 holds numbers of size 1
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    goal = (high - low) / unit / (5 * mdp.reward.shape[1])
+    short = (increment / unit).astype(jnp.float32), goal.astype(jnp.float32)
+    return under(mdp, it.policy, jnp.float32)[1], *short, unit
 
 
 def _swept(carry_over: Callable, increment: Array, goal: Array) -> tuple[Array, Array, Array]:
@@ -253,31 +281,3 @@ _IMPROVE = {
     "policy_iteration": _policy_iteration,
     "krylov": _krylov,
 }
-
-
-def bicgstab(apply: Callable, b: Array, tol: float, limit: int) -> tuple[Array, Array]:
-    """x with |b - apply(x)| <= tol |b| (2-norm) or the last iterate, and how often `apply` was called.
-
-    Van der Vorst's BiCGStab. A breakdown ends the iteration; the caller judges x by its own residual.
-    """
-    goal = tol * jnp.linalg.norm(b)
-    number = functools.partial(jnp.asarray, dtype=b.dtype)
-
-    def unfinished(c):
-        return (jnp.linalg.norm(c[1]) > goal) & (c[6] < limit) & jnp.isfinite(c[3])
-
-    def step(c):
-        x, r, p, rho, shadow, _, count = c
-        Ap = apply(p)
-        alpha = rho / (shadow @ Ap)
-        half = r - alpha * Ap
-        Ah = apply(half)
-        omega = (Ah @ half) / (Ah @ Ah)
-        x, r = x + alpha * p + omega * half, half - omega * Ah
-        rho_next = shadow @ r
-        beta = rho_next / rho * alpha / omega
-        return x, r, r + beta * (p - omega * Ap), rho_next, shadow, omega, count + 1
-
-    start = (jnp.zeros_like(b), b, b, b @ b, b, number(1.0), jnp.int32(0))
-    end = lax.while_loop(unfinished, step, start)
-    return jnp.where(jnp.isfinite(end[0]), end[0], 0), 2 * end[6]

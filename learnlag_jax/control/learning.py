@@ -77,7 +77,7 @@ def q_learning(
         A `Learned`.
 
     Raises:
-        InputError: steps < 1, or chances outside [0, 1].
+        InputError: steps < 1, a negative rate, or chances outside [0, 1].
         Statuses: max_steps (the bounds from the learned values are wider than tol), nonfinite_input.
 
     Example:
@@ -89,7 +89,9 @@ def q_learning(
 
     Reference: MATH.md section 5, eq. 19-20; Watkins and Dayan, Q-learning (1992).
     """
-    checks.require(steps >= 1, "steps", steps, "at least 1", "draw a transition")
+    checks.whole(steps, "steps", 1, "draw a transition")
+    if not checks.is_traced(rate):
+        checks.require(rate >= 0, "rate", rate, "a number >= 0", "0 keeps alpha = 1")
     for name, chance in (("explore", explore), ("restart", restart)):
         if not checks.is_traced(chance):
             checks.require(0 <= chance <= 1, name, chance, "a probability", "choose it in [0, 1]")
@@ -136,7 +138,8 @@ def _sample(mdp: MDP, s, a, draw):
     """The next state, and whether the episode ended, from one uniform draw."""
     successor, row = outcomes_of(mdp.transition, s, a)
     total = jnp.cumsum(jnp.asarray(row, draw.dtype))
-    j = jnp.minimum(jnp.sum(total <= draw), len(row) - 1)
+    last = len(row) - 1 - jnp.argmax(jnp.asarray(row)[::-1] > 0)  # what rounding leaves beyond it leads nowhere else
+    j = jnp.minimum(jnp.sum(total <= draw), last)
     # rows that sum to one up to rounding never end
     ended = (draw >= total[-1]) & (total[-1] < 1 - 1e-6)
     return successor[j].astype(jnp.int32), ended

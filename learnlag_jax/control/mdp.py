@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
+from learnlag_jax.control.rows import ROW_TOLERANCE, excess_of, marked, widest
 from learnlag_jax.vocabulary import Array
-
-ROW_TOLERANCE = 1e-6
 
 
 class Dense(NamedTuple):
@@ -47,14 +46,17 @@ class Functions:
     chunk: int
 
     def probabilities(self, S: int, A: int, dtype) -> tuple[Array, Array, Array]:
-        """Row sums [S, A], smallest entry [S, A] and whether every successor is a state [S, A]; one chunk at a time."""
+        """Row sums [S, A], smallest entry [S, A] and whether every successor is a state [S, A]; one chunk at a time.
+
+        The sums are in the widest float there is.
+        """
         j = jnp.arange(self.outcomes, dtype=jnp.int32)
 
         def row(s):
             def entry(a):
                 after, chance = jax.vmap(lambda j: self.outcome(s, a, j, self.theta))(j)
                 chance = jnp.asarray(chance, dtype)
-                return jnp.sum(chance), jnp.min(chance), jnp.all((after >= 0) & (after < S))
+                return jnp.sum(chance, dtype=widest()), jnp.min(chance), jnp.all((after >= 0) & (after < S))
 
             return jax.vmap(entry)(jnp.arange(A, dtype=jnp.int32))
 
@@ -70,7 +72,9 @@ class MDP:
         reward: [S, A] expected reward; -inf where the action is not available.
         transition: how P is held: `Dense`, `Sparse` or `Functions`.
         discount: scalar in [0, 1].
-        mass: [2], smallest and largest row sum of P over the available actions; below 1 where episodes end.
+        excess: [2], bounds on the row sums of P minus one, over the available actions: rounded outward, so that what is
+            proved from them holds of the numbers stored. Their sum with one is `mass`; below 1 where episodes end; infinite where
+            a process built under `jit` or `vmap` has rows that are not probabilities (its solvers answer `inconsistent`).
 
     Build one with `mdp_dense`, `mdp_sparse`, `mdp_functions`, `mdp_from_problem` or `mdp_from_gymnasium`, which check
     the numbers.
@@ -87,7 +91,12 @@ class MDP:
     reward: Array
     transition: Any
     discount: Array
-    mass: Array
+    excess: Array
+
+    @property
+    def mass(self) -> Array:
+        """[2], smallest and largest row sum, to rounding."""
+        return 1 + self.excess
 
 
 def mdp_dense(P, R, discount, *, ends: bool = False) -> MDP:
@@ -110,7 +119,7 @@ def mdp_dense(P, R, discount, *, ends: bool = False) -> MDP:
         >>> import jax.numpy as jnp
         >>> from learnlag_jax.control import mdp_dense, solve_mdp
         >>> stay = mdp_dense(jnp.ones((1, 1, 1)), jnp.ones((1, 1)), 0.9)
-        >>> round(float(solve_mdp(stay, tol=1e-9).value[0]), 6)
+        >>> round(float(solve_mdp(stay, tol=1e-9).value[0]), 4)
         10.0
 
     Reference: MATH.md section 5, eq. 19.
@@ -119,7 +128,7 @@ def mdp_dense(P, R, discount, *, ends: bool = False) -> MDP:
     P, R, discount = common_dtype(P, R, discount)
     checks.shape(R, P.shape[:2], "R")
     check_numbers(P, R, ends)
-    return _built(R, Dense(P), discount)
+    return _built(R, Dense(P), discount, ends)
 
 
 def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MDP:
@@ -164,7 +173,7 @@ def mdp_sparse(successor, probability, R, discount, *, ends: bool = False) -> MD
     successor = jnp.asarray(successor, jnp.int32)
     if not checks.is_traced(successor, probability):
         successor, probability = _merged(successor, probability)
-    return _built(R, Sparse(successor, probability), discount)
+    return _built(R, Sparse(successor, probability), discount, ends)
 
 
 def _merged(successor: Array, probability: Array) -> tuple[Array, Array]:
@@ -237,23 +246,31 @@ def check_numbers(P, R, ends: bool) -> None:
     checks.require(not off.any(), "P", first_bad(off, total), "rows that sum to 1", remedy)
 
 
-def _built(R: Array, transition, discount: Array) -> MDP:
+def _built(R: Array, transition, discount: Array, ends: bool) -> MDP:
     """Measure the row sums over available actions; refuse an endless undiscounted problem."""
+    P = transition.probability
+    row_excess = excess_of(P)
+    if checks.is_traced(P):
+        row_excess = marked(row_excess, jnp.min(P, -1), ends)
     probability = jnp.where((-jnp.inf < R)[..., None], transition.probability, 0)
-    total = jnp.sum(probability, -1)
-    return weighed(R, transition._replace(probability=probability), discount, total)
+    return weighed(R, transition._replace(probability=probability), discount, row_excess)
 
 
-def weighed(R: Array, transition, discount: Array, total: Array) -> MDP:
-    """The process with its smallest and largest row sum; refuses values that need not be finite."""
-    can = -jnp.inf < R
-    low, high = jnp.min(jnp.where(can, total, jnp.inf)), jnp.max(jnp.where(can, total, 0))
+def ill_posed(mdp: MDP) -> Array:
+    """Whether the rows were found not to be probabilities, or the discount not to be one, which may be seen at run time only."""
+    return jnp.any(jnp.isinf(mdp.excess)) | (mdp.discount < 0) | (mdp.discount > 1)
+
+
+def weighed(R: Array, transition, discount: Array, row_excess: tuple) -> MDP:
+    """The process with bounds on its row sums minus one; refuses values that need not be finite."""
+    can, (least, most) = -jnp.inf < R, (jnp.asarray(x, R.dtype) for x in row_excess)
+    low, high = jnp.min(jnp.where(can, least, jnp.inf)), jnp.max(jnp.where(can, most, -1))
     if not checks.is_traced(high, discount):
-        reach = float(discount) * float(high)
+        rest = (1 - float(discount)) - float(discount) * float(high)
         checks.require(
-            reach < 1,
+            rest > 0,
             "discount",
-            f"{float(discount)} with rows that sum to {float(high):.6g}",
+            f"{float(discount)} with rows that sum to {1 + float(high):.6g}",
             "discount x row sum < 1, so that values are finite",
             "lower the discount, or use average_reward",
         )

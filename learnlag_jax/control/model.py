@@ -93,12 +93,57 @@ def straightened(p: Problem, model: Model, X: Array, U: Array, theta) -> Array:
     return model.H.at[:, :-1, :-1].set(-R_yy)
 
 
-def projected(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:
-    """dH/da, or, where an action is bounded, what a step along it would move before the bounds cut it off."""
+def slope_scale(model: Model, X: Array, U: Array) -> Array:
+    """[m], for each entry of the actions, the size of the terms that cancel in dH/da, in its units: reward by action.
+
+    They are the slope of the reward, the costates carried back by the dynamics, and what either changes by when states
+    and actions change by their own size: a slope is small where it asks for a small part of an action.
+    """
+    m, y = U.shape[1], jnp.abs(jnp.concatenate([U, X[:-1]], 1))
+    H, F, Pn = jnp.abs(model.H), jnp.abs(model.W[:, :-1, :-1]), jnp.abs(model.Pn)
+    terms = along(H[:, :-1, :-1], y) + H[:, :-1, -1] + along(turned(F), jnp.abs(model.costates[1:]))
+    end = Pn[:-1, :-1] @ jnp.abs(X[-1]) + Pn[:-1, -1]
+    prices = jnp.maximum(jnp.max(terms[:, m:], 0), end)
+    return jnp.max(terms[:, :m] + jnp.einsum("kji,j->ki", F[:, :, :m], prices), 0)
+
+
+def curvature_scale(model: Model) -> Array:
+    """The size of the action block R + B'PB of a sweep, from what is known before it."""
+    d, m = model.Pn.shape[0] - 1, model.slope.shape[1]
+    B = jnp.abs(model.W[:, :-1, :m])
+    C = jnp.maximum(jnp.max(jnp.abs(model.H[:, m:-1, m:-1]), 0), jnp.abs(model.Pn[:d, :d]))
+    carried = jnp.einsum("kji,jl,kli->ki", B, C, B)
+    size = jnp.maximum(jnp.max(jnp.abs(model.H[:, :m, :m])), jnp.max(carried))
+    # of a straight problem its slope for one action; a shift that is a part of this must not vanish
+    size = jnp.where(size > 0, size, jnp.max(jnp.abs(model.slope)))
+    finfo = jnp.finfo(size.dtype)
+    return jnp.where(size > 0, jnp.maximum(size, float(finfo.tiny / finfo.eps)), 1)
+
+
+def room(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:
+    """How far the bound is that dH/da points at, as a share of the width of the bounds (of the bound, where there is one).
+
+    0 at that bound, infinite where there is none.
+    """
     if low is None or high is None:
-        return slope
-    bounded = jnp.isfinite(low) | jnp.isfinite(high)
-    return jnp.where(bounded, jnp.clip(U + slope, low, high) - U, slope)
+        return jnp.full_like(U, jnp.inf)
+    one = jnp.maximum(jnp.where(jnp.isfinite(low), jnp.abs(low), 0), jnp.where(jnp.isfinite(high), jnp.abs(high), 0))
+    width = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), high - low, one)
+    distance = jnp.where(slope > 0, high - U, U - low)
+    return jnp.where(distance <= 0, 0, distance / jnp.maximum(width, jnp.finfo(U.dtype).tiny))
+
+
+def unsettled(slope: Array, scale: Array, share: Array) -> Array:
+    """How far each action is from stationary, without units: dH/da by its scale, or the room left before a bound, if less."""
+    tiny = jnp.finfo(slope.dtype).tiny
+    relative = jnp.abs(slope) / jnp.maximum(scale, tiny)[None]
+    # a scale that overflows says nothing
+    return jnp.minimum(jnp.where(jnp.isfinite(scale)[None], relative, jnp.abs(slope)), share)
+
+
+def projected(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:
+    """dH/da, less where a bound that it points at is near: times the share of the width of the bounds that is left."""
+    return slope if low is None else slope * jnp.minimum(room(U, slope, low, high), 1)
 
 
 def free_actions(U, slope, low, high):
@@ -109,13 +154,13 @@ def free_actions(U, slope, low, high):
     return jnp.where(stuck, 0.0, 1.0).astype(U.dtype)
 
 
-def masked(H: Array, W: Array, free: Array | None) -> tuple[Array, Array]:
-    """H and W of the model in which the actions that are not free stay where they are."""
+def masked(H: Array, W: Array, free: Array | None, size: Array | float = 1.0) -> tuple[Array, Array]:
+    """H and W of the model in which the actions that are not free stay where they are; `size` is what their pivots are."""
     if free is None:
         return H, W
-    size = H.shape[-1]
-    on = jnp.concatenate([free, jnp.ones((len(free), size - free.shape[1]), free.dtype)], 1)
-    stay = (1 - on)[:, None] * jnp.eye(size, dtype=free.dtype)[None]
+    width = H.shape[-1]
+    on = jnp.concatenate([free, jnp.ones((len(free), width - free.shape[1]), free.dtype)], 1)
+    stay = size * (1 - on)[:, None] * jnp.eye(width, dtype=free.dtype)[None]
     return H * on[:, None] * on[..., None] + stay, W * on[:, None]
 
 

@@ -17,7 +17,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import trees
-from learnlag_jax.control.model import Model, along, free_actions, masked, model_at, projected, straightened
+from learnlag_jax.control.model import (
+    Model,
+    along,
+    curvature_scale,
+    free_actions,
+    masked,
+    model_at,
+    room,
+    slope_scale,
+    straightened,
+    unsettled,
+)
 from learnlag_jax.control.problem import Problem, counter
 from learnlag_jax.control.riccati import sweep, times
 from learnlag_jax.extrema import largest_size, smallest
@@ -46,6 +57,7 @@ class Iterate(NamedTuple):
     idle: Array
     running: Array
     far: Array
+    scale: Array  # the largest scale of the slopes so far
 
 
 class Tried(NamedTuple):
@@ -85,7 +97,17 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
     number = functools.partial(jnp.asarray, dtype=x0.dtype)
     zero, setting = jnp.int32(0), Setting(p, options, x0, low, high, theta)
     start = Iterate(
-        X, U, model_at(p, X, U, theta), number(0.0), zero, zero, number(jnp.inf), zero, finite, jnp.asarray(False)
+        X,
+        U,
+        model_at(p, X, U, theta),
+        number(0.0),
+        zero,
+        zero,
+        number(jnp.inf),
+        zero,
+        finite,
+        jnp.asarray(False),
+        jnp.zeros_like(U[0]),
     )
 
     def step(st: Iterate) -> Iterate:
@@ -104,10 +126,12 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
 def _judged(at: Setting, st: Iterate) -> Iterate:
     """Whether the iterate is stationary, and if not, whether there is hope."""
     model, n, eps = st.model, len(st.U), float(jnp.finfo(st.X.dtype).eps)
-    relative = jnp.maximum(
-        largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))),
-        largest_size(projected(st.U, model.slope, at.low, at.high)) / (1 + jnp.max(jnp.abs(model.costates))),
-    )
+    scale = slope_scale(model, st.X, st.U)
+    seen = jnp.maximum(scale, st.scale)
+    # where all terms vanish at the solution, rounding of what they were is left
+    share = room(st.U, model.slope, at.low, at.high)
+    left = unsettled(model.slope, jnp.maximum(scale, eps * seen), share)
+    relative = jnp.maximum(largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))), largest_size(left))
     done = relative <= at.options.tol
     idle = jnp.where(relative < st.best / 2, 0, st.idle)
     floor = relative <= 64 * n * eps
@@ -124,16 +148,17 @@ def _judged(at: Setting, st: Iterate) -> Iterate:
     )
     best = jnp.minimum(st.best, relative)
     far = (relative > FAR) & (st.steps > 0)  # a linear-quadratic problem needs one step and no other model
-    return st._replace(best=best, idle=idle, far=far, status=failed, running=st.running & ~done & (failed == 0))
+    running = st.running & ~done & (failed == 0)
+    return st._replace(best=best, idle=idle, far=far, status=failed, scale=seen, running=running)
 
 
 def _moved(at: Setting, st: Iterate) -> Iterate:
     """Factor, search along the step, and move; status line_search_failed where no shift helps."""
     model = st.model
     free = free_actions(st.U, model.slope, at.low, at.high)
-    H, W = masked(model.H, model.W, free)
-    straight = lambda: masked(straightened(at.problem, model, st.X, st.U, at.theta), W, free)[0]
-    size = 1 + jnp.max(jnp.abs(H[:, : st.U.shape[1], : st.U.shape[1]]))
+    size = curvature_scale(model)
+    H, W = masked(model.H, model.W, free, size)
+    straight = lambda: masked(straightened(at.problem, model, st.X, st.U, at.theta), W, free, size)[0]
     one = jnp.ones((), st.X.dtype)
     untried = Tried(2 * one, st.X, st.U, -model.reward, jnp.asarray(False))
     full = lambda P, K: _search(at, st, P, K).attempt(one, SHARE)

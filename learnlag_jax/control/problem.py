@@ -207,6 +207,7 @@ def lagrangian(problem: Problem) -> Callable:
 
     def L(s0, states, actions, costates, theta=None):
         n = path_length(states, actions)
+        checks.same_structure(s0, at(states, 0), "s0", "states[0]")
 
         def link(k, s, a, s_next, costate_next):
             gap = trees.dot(trees.subtract(p.dynamics(s, a, k, theta), s_next), costate_next)

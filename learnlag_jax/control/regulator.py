@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from learnlag_jax import checks
+from learnlag_jax import checks, trees
 from learnlag_jax.control.parallel import levels, parallel_sweep
-from learnlag_jax.control.riccati import Feedback, Quadratic, bordered, homogeneous, sweep, unbordered
+from learnlag_jax.control.riccati import Feedback, Quadratic, bordered, eliminate, homogeneous, sweep, unbordered
 from learnlag_jax.extrema import largest, largest_size, smallest
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 
@@ -54,11 +54,12 @@ def lqr(
 
     Args:
         A: [n, d, d] or [d, d]; B: [n, d, m] or [d, m]; dynamics.
-        Q: [n, d, d] or [d, d] (or [n + 1, d, d]: the last is Qn); R: [n, m, m] or [m, m]; symmetric weights.
+        Q: [n, d, d] or [d, d] (or [n + 1, d, d]: the last is Qn); R: [n, m, m] or [m, m]; weights, of which the
+            form s'Qs only sees the symmetric part: (Q + Q')/2 is what is used, of R and Qn too.
         M: [n, d, m] cross weight; q: [n, d], r: [n, m] linear weights; c: [n, d] drift; all zero if left out, and each
             also without the leading axis.
         Qn: [d, d], qn: [d]; terminal weights, zero if left out.
-        horizon: n, where no array has a leading time axis.
+        horizon: n >= 1, where no array has a leading time axis.
         parallel: find P by an associative scan (for accelerators and long horizons); if its misfit to the Riccati step
             exceeds 64 d eps (1e-10 in float64), as it will when control is cheap, the sequential sweep is run instead. `.steps` tells
             which: the levels of the scan, or n.
@@ -68,8 +69,9 @@ def lqr(
         leading axis is missing.
 
     Raises:
-        InputError: shapes that do not fit, or a horizon that is unknown or 0.
-        Status not_positive_definite: some R + B'PB has a pivot <= 0: the cost has no unique minimum (NaN gains).
+        InputError: shapes that do not fit, or a horizon that is unknown or not a whole number of steps.
+        Status not_positive_definite: some R + B'PB has a pivot that is not positive, or is nothing but the rounding of its
+            diagonal entry, (m + d) eps of it: the cost has no unique minimum (NaN gains).
         Status nonfinite_input: an array holds NaN or infinity.
 
     Example:
@@ -93,23 +95,34 @@ def _regulate(stages: Quadratic, Qn: Array, qn: Array, n: int, parallel: bool) -
         return unbordered(*sweep(*jax.vmap(homogeneous)(stages), bordered(Qn, qn, zero), zero)), jnp.int32(n)
 
     if not parallel:
-        return _answer(stages, *step_by_step())
+        return _answer(stages, (Qn, qn), *step_by_step())
     at_once, misfit = parallel_sweep(stages, Qn, qn)
     good = misfit <= max(64 * len(qn) * float(jnp.finfo(qn.dtype).eps), 1e-10)
-    return _answer(stages, *lax.cond(good, lambda: (at_once, jnp.int32(levels(n))), step_by_step))
+    return _answer(stages, (Qn, qn), *lax.cond(good, lambda: (at_once, jnp.int32(levels(n))), step_by_step))
 
 
-def _answer(stages: Quadratic, solved: Feedback, steps: Array) -> Regulator:
+def _answer(stages: Quadratic, ends: tuple, solved: Feedback, steps: Array) -> Regulator:
     P, p, v, K, k, pivots = solved
-    pivot = smallest(pivots)
-    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in stages]))
+    (d, m), pivot = stages.B.shape[1:], smallest(pivots)
+    definite = (pivot > 0) & (smallest(_relative_pivots(stages, P)) > (m + d) * float(jnp.finfo(P.dtype).eps))
     status = first_failure(
-        status_where(~finite, Status.nonfinite_input),
-        status_where(~(pivot > 0), Status.not_positive_definite),
+        status_where(~trees.all_finite((stages, ends)), Status.nonfinite_input),
+        status_where(~definite, Status.not_positive_definite),
         status_where(~jnp.all(jnp.isfinite(P)), Status.diverged),
     )
     P, p, v, K, k = (jnp.where(status == 0, x, jnp.asarray(jnp.nan, x.dtype)) for x in (P, p, v, K, k))
     return Regulator(v, _residual(stages, P, K), status, steps, P, K, p, k, pivot)
+
+
+def _relative_pivots(stages: Quadratic, P: Array) -> Array:
+    """The smallest pivot of each R + B'PB scaled to a diagonal of ones, which is its share of what it was left over from."""
+
+    def at_step(R, B, P):
+        S = R + B.T @ P @ B
+        size = jnp.sqrt(jnp.diagonal(S))
+        return eliminate(S / size[:, None] / size[None], jnp.zeros_like(S[:, :1]))[1]
+
+    return jax.vmap(at_step)(stages.R, stages.B, P[1:])
 
 
 def _residual(stages: Quadratic, P: Array, K: Array) -> Array:
@@ -141,7 +154,9 @@ def _arranged(A, B, Q, R, M, q, r, c, Qn, qn, horizon):
     shapes = {"A": (d, d), "B": (d, m), "Q": (d, d), "R": (m, m), "M": (d, m), "q": (d,), "r": (m,), "c": (d,)}
     timed = {name: x.shape[0] for name, x in arrays.items() if name in shapes and x.ndim == len(shapes[name]) + 1}
     counts = [count for name, count in timed.items() if name != "Q"]
-    n: int = horizon or (counts[0] if counts else timed.get("Q", 0))
+    if horizon is not None:
+        checks.whole(horizon, "horizon", 1, "pass a number of steps")
+    n: int = (counts[0] if counts else timed.get("Q", 0)) if horizon is None else int(horizon)
     checks.require(n, "horizon", n, "at least one step", "give an array a leading time axis, or pass horizon=n")
     if Qn is None and timed.get("Q") == n + 1:
         arrays["Qn"], arrays["Q"] = arrays["Q"][-1], arrays["Q"][:-1]
@@ -152,6 +167,7 @@ def _arranged(A, B, Q, R, M, q, r, c, Qn, qn, horizon):
         checks.shape(x, (n, *size), name)
         return x
 
+    arrays = {name: (x + x.mT) / 2 if name in ("Q", "R", "Qn") and x.ndim > 1 else x for name, x in arrays.items()}
     stages = Quadratic(*(stage(name, size) for name, size in shapes.items()))
     ends = [arrays.get(name, jnp.zeros(size, dtype)).astype(dtype) for name, size in (("Qn", (d, d)), ("qn", (d,)))]
     for x, name, size in zip(ends, ("Qn", "qn"), ((d, d), (d,)), strict=True):

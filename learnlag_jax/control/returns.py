@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from learnlag_jax import checks
@@ -69,7 +70,8 @@ def path_values(
         An `Averages`.
 
     Raises:
-        InputError: shapes, states outside -1 .. S - 1, a blend outside [0, 1].
+        InputError: shapes, states outside -1 .. S - 1 or after a -1, a reward that is not finite where there is a state, a
+            discount or blend outside [0, 1].
         Status max_steps.
 
     Example:
@@ -93,6 +95,12 @@ def path_values(
     if not checks.is_traced(states):
         low, high = int(jnp.min(states)), int(jnp.max(states))
         checks.require(low >= -1 and high < count, "states", f"{low} .. {high}", f"-1 .. {count - 1}", "raise count")
+        back = np.argwhere(np.diff(np.asarray(states) >= 0, axis=1) & (np.asarray(states)[:, 1:] >= 0))
+        got = "" if not len(back) else f"path {back[0][0]} that goes on at step {back[0][1] + 1} after -1"
+        checks.require(not len(back), "states", got, "-1 only after the end", "record it as two paths")
+    if not checks.is_traced(discount):
+        checks.require(0 <= discount <= 1, "discount", discount, "0 <= discount <= 1", "rescale time or rewards")
+    rewards = jnp.where(jnp.asarray(states) >= 0, rewards, 0)
     checks.finite(rewards, "rewards")
     dtype = jnp.result_type(rewards)
     as_number = lambda x: jnp.asarray(x, dtype)

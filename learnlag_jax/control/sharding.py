@@ -48,5 +48,5 @@ def mdp_sharded(mdp: MDP, mesh: Mesh, axis: str) -> MDP:
 
     if isinstance(held, Dense):
         held = Dense(jnp.pad(held.probability, ((0, 0), (0, 0), (0, extra))))
-    rest = jax.device_put((mdp.discount, mdp.mass), whole)
+    rest = jax.device_put((mdp.discount, mdp.excess), whole)
     return MDP(rows(mdp.reward), jax.tree.map(rows, held), *rest)

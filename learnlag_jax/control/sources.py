@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from learnlag_jax import checks
 from learnlag_jax.control.mdp import (
@@ -19,6 +20,8 @@ from learnlag_jax.control.mdp import (
     weighed,
 )
 from learnlag_jax.control.problem import Problem, checked
+from learnlag_jax.control.rows import around, marked
+from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree
 
 
@@ -48,7 +51,8 @@ def mdp_functions(
         dtype: of the rewards and values; JAX's default float if left out.
 
     Returns:
-        An `MDP`; rewards are stored, transitions are recomputed where needed.
+        An `MDP`; rewards are stored, transitions are recomputed where needed, from the numbers that `outcome` reads when
+        the process is built: after a change, build it again.
 
     Raises:
         InputError: as `mdp_sparse`.
@@ -70,9 +74,9 @@ def mdp_functions(
     a = jnp.arange(actions, dtype=jnp.int32)
     row = lambda s: jax.vmap(lambda a: jnp.asarray(reward(s, a, theta), dtype))(a)
     R = jax.lax.map(row, jnp.arange(states, dtype=jnp.int32), batch_size=min(states, chunk))
-    held = Functions(outcome, outcomes, theta, chunk)
+    held = Functions(_frozen(outcome, theta), outcomes, theta, chunk)
     total, least, inside = held.probabilities(states, actions, dtype)
-    _, R, discount = common_dtype(total, R, discount)
+    _, R, discount = common_dtype(R, R, discount)
     if not checks.is_traced(total, R):
         can = np.asarray(R) > -np.inf
         check_numbers(np.where(can, total, 1.0)[..., None], R, ends)
@@ -83,7 +87,26 @@ def mdp_functions(
         out = can & ~np.asarray(inside)
         got = first_bad(out, np.full(out.shape, "a successor outside the states"))
         checks.require(not out.any(), "outcome", got, f"states 0 .. {states - 1}", "fix the function")
-    return weighed(R, held, discount, total)
+    row_excess = around(total, outcomes, dtype)
+    if checks.is_traced(total):
+        row_excess = marked(row_excess, least, ends)
+    return weighed(R, held, discount, row_excess)
+
+
+def _frozen(outcome: Callable, theta: PyTree) -> Callable:
+    """The outcome with the numbers it reads as they are now, compared by what it computes.
+
+    Row sums and rewards are measured now; a process whose transitions moved later would not be theirs, nor would answers
+    compiled before.
+    """
+    zero = jnp.int32(0)
+    program, shape = jax.make_jaxpr(lambda *x: outcome(*x), return_shape=True)(zero, zero, zero, theta)
+    run, tree = jaxpr_as_fun(program), jax.tree.structure(shape)
+
+    def held(*arguments):
+        return jax.tree.unflatten(tree, run(*jax.tree.leaves(arguments)))
+
+    return by_meaning(held, zero, zero, zero, theta)
 
 
 def mdp_from_problem(
@@ -109,7 +132,8 @@ def mdp_from_problem(
         discount: in [0, 1).
         theta: parameters handed to reward and dynamics.
         noise: (points [J, d], weights [J]) added to the next state, or a sampler `noise(key)` -> [d]; none if left out.
-        periodic: for each axis, whether it wraps round: its last entry plus one spacing is its first. Other axes hold the
+        periodic: for each axis, whether it wraps round: its last entry plus one spacing is its first, and all its
+            spacings are equal. Other axes hold the
             state inside by clipping.
         key, draws: for a sampler: the J = draws samples of weight 1 / draws, the same ones in every state and action, so
             that the process is a consistent one and its values err by O(draws^-1/2).
@@ -119,7 +143,7 @@ def mdp_from_problem(
         order in the spacing where they are smooth.
 
     Raises:
-        InputError: axes that are not increasing, weights that do not sum to one.
+        InputError: axes that are not increasing, a periodic one with unequal spacings, weights that do not sum to one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -138,6 +162,9 @@ def mdp_from_problem(
         checks.require(len(axis) >= 2, f"axes[{i}]", len(axis), "at least two points", "refine the grid")
     wraps = tuple(periodic) if periodic is not None else (False,) * len(axes)
     checks.require(len(wraps) == len(axes), "periodic", len(wraps), f"{len(axes)} entries", "one for each axis")
+    for i, (axis, wrap) in enumerate(zip(axes, wraps, strict=True)):
+        if wrap:
+            _uniform(axis, f"axes[{i}]")
     points, weights = _noise(noise, key, draws, jnp.zeros(len(axes), axes[0].dtype))
     checks.shape(points, ("J", len(axes)), "noise[0]")
     checks.shape(weights, (jnp.shape(points)[0],), "noise[1]")
@@ -152,6 +179,18 @@ def mdp_from_problem(
     each = jax.vmap(jax.vmap(pair, (None, 0)), (0, None))
     R, successor, probability = jax.jit(each)(grid, actions)
     return mdp_sparse(successor, probability, R, discount)
+
+
+def _uniform(axis: Array, argument: str) -> None:
+    """Host gate: equal spacings up to rounding, without which a period is not defined."""
+    if checks.is_traced(axis):
+        return
+    x = np.asarray(axis, np.float64)
+    gaps = np.diff(x)
+    blur = 8 * float(jnp.finfo(axis.dtype).eps) * float(np.abs(x).max())
+    even = float(np.ptp(gaps)) <= blur
+    got = f"spacings from {gaps.min():.6g} to {gaps.max():.6g}"
+    checks.require(even, argument, got, "equal spacings where it is periodic", "use jnp.linspace without its endpoint")
 
 
 def _noise(noise, key, draws: int, zero: Array) -> tuple[Array, Array]:

@@ -26,7 +26,9 @@ class Trajectory(NamedTuple):
 
     Attributes:
         value: the total reward of the actions (scalar).
-        residual: the largest entry of `stationarity` at the answer (projected on the bounds, if any).
+        residual: the largest entry of `stationarity` at the answer, in its units: those of states (dynamics), reward by
+            state (costates) and reward by action. Of a bounded action dH/da counts times the share of the width of its
+            bounds (of the bound, where there is one) that is left in its direction, up to 1: not at all at the bound.
         status: `Status`, int32.
         steps: Newton iterations.
         states, actions, costates: paths with leading axes n + 1, n and n + 1, like s0, actions0 and s0.
@@ -75,8 +77,11 @@ def solve(
         states0: a guess of the states, leading axis n + 1, that need not satisfy the dynamics; the rollout of
             `actions0` if left out.
         lower, upper: bounds on each action, pytrees like one action or like `actions0` (scalars broadcast).
-        tol: largest residual, relative to 1 + the largest costate (action part) or state (gaps); by default eps^(2/3).
-            The answer is one Newton step better than the iterate that met it.
+        tol: largest gap in the dynamics, relative to 1 + the largest state, and largest dH/da, relative to the terms that
+            cancel in it: slope of the reward, costates, and what they change by if states and actions change by their own
+            size. An action within this share of the width of its bounds from the one dH/da points at is done as well. So
+            neither the unit of the reward nor that of actions matters. By default eps^(2/3). The answer is one Newton step
+            better than the iterate that met it.
         max_steps: limit on Newton iterations.
 
     Returns:

@@ -28,7 +28,7 @@ def _chosen(*, exact, straight, shift, far, good):
     """Shift and P of the sweep that is used, and whether a full step of the straight model came along."""
     H, W, Pn = _stack(exact)
     number, no = jnp.asarray(shift), jnp.asarray(False)
-    st = Iterate(None, None, None, number, None, None, None, None, None, jnp.asarray(far))
+    st = Iterate(None, None, None, number, None, None, None, None, None, jnp.asarray(far), None)
     untried = Tried(jnp.asarray(2.0), jnp.zeros((N + 1, D)), jnp.zeros((N, M)), jnp.asarray(0.0), no)
     full = lambda P, K: untried._replace(alpha=jnp.asarray(1.0), accepted=jnp.asarray(good))
     shift, P, _, tried = _factored(H, lambda: _stack(straight)[0], W, Pn, st, jnp.asarray(2.0), full, untried)
