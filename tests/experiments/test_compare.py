@@ -79,7 +79,7 @@ def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, mon
         monkeypatch.setattr(workloads, "_load", lambda point, make=make: make)
         seen += 2
         assert count(run_compare(tmp_path, text)) == seen
-        assert count(run_compare(tmp_path, text)) == seen  # and is kept from then on
+    assert count(run_compare(tmp_path, text)) == seen  # and is kept from then on
     monkeypatch.undo()
     monkeypatch.setattr(workloads, "_installed", lambda: {"tiny": TINY})
     monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))

@@ -212,8 +212,7 @@ def test_paths_do_not_depend_on_where_the_axis_has_its_zero(objective, float64):
 def test_values_of_a_path_are_those_of_the_coordinates_given(float64):
     F, prior = _pool(3, 12, 3) * jnp.array([[1.0, 1e-4, 1e3]]), jnp.diag(jnp.array([1.0, 1e-8, 1e6]))
     C = information_matrix(_pool(4, 5, 3))
-    phis = ["A", "E", criterion("c", jnp.array([0.0, 1.0, 2.0])), criterion("I", moment=C), criterion("phi", q=2.0)]
-    for phi in phis:
+    for phi in ("A", criterion("I", moment=C)):
         path = least_time_path(F, 4, phi, objective="deadline", prior=prior, restarts=2)
         own = criterion(phi) if isinstance(phi, str) else phi
         expected = [own(information_matrix(F[path.indices[:k]], prior=prior)) for k in range(1, 5)]
