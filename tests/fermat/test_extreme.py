@@ -83,6 +83,7 @@ def test_extrapolation_to_a_fine_region_has_chebyshevs_value(float64):
     assert float(design.value) == pytest.approx(676.0, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_too_few_rounds_are_said_and_their_bound_is_true(float64):
     """A region longer than the list of judges, worst at an end that the smooth design does not see."""
     F, region = (jnp.asarray(_powers(np.linspace(-1, end, 777), 2)) for end in (1.0, 1.2))
