@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.meaning import by_meaning
@@ -106,21 +105,25 @@ def stationary_path(
     for name, t in (("t0", t0), ("t1", t1)):
         checks.shape(t, (), name)
     dtype = trees.ravel(q0)[0].dtype
-    if not checks.is_traced(t0, t1):
-        checks.require(np.asarray(t0) < np.asarray(t1), "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
-        finest = float(jnp.finfo(dtype).eps) * max(abs(float(t0)), abs(float(t1)))
-        apart = (float(t1) - float(t0)) / intervals > finest
-        checks.require(
-            apart, "t0, t1", f"{t0}, {t1}", f"times that {dtype} tells apart", "measure time from t0, or use float64"
-        )
-    # the span of two numbers before either is rounded
-    ends = q0, q1, jnp.asarray(t0, dtype), jnp.asarray(t1 - t0, dtype)
+    ends = q0, q1, jnp.asarray(t0, dtype), _span(t0, t1, dtype, intervals)
     if guess is not None:
         begins = jax.eval_shape(guess, ends[2])
         checks.same_structure(begins, q0, "guess(t)", "q0")
         checks.same_dtypes(begins, q0, "guess(t)", "q0")
     seen, begun = by_meaning(L, ends[2], q0, q0), guess and by_meaning(guess, ends[2])
     return _stationary_path(seen, intervals, rule, stages, begun, max_steps, *ends)
+
+
+def _span(t0, t1, dtype, intervals: int) -> Array:
+    """t1 - t0: of numbers that can be seen, before either is rounded, and refused where the grid's times would run together."""
+    if checks.is_traced(t0, t1):
+        return jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype)
+    begin, end = float(t0), float(t1)
+    checks.require(begin < end, "t0, t1", f"{t0}, {t1}", "t0 < t1", "swap the ends")
+    apart = (end - begin) / intervals > float(jnp.finfo(dtype).eps) * max(abs(begin), abs(end))
+    expected, remedy = f"times that {dtype} tells apart", "measure time from t0, or use float64"
+    checks.require(apart, "t0, t1", f"{t0}, {t1}", expected, remedy)
+    return jnp.asarray(end - begin, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=range(6))
@@ -177,7 +180,7 @@ def _convex(L: Callable, times: Array, X: Array) -> Array:
 def _in_units(M: Array) -> Array:
     """Symmetric matrices (N, n, n) over the roots of their largest diagonals: signs stay, and units no longer round them."""
     size = jnp.max(jnp.abs(jnp.diagonal(M, axis1=1, axis2=2)), axis=0)
-    s = 1 / jnp.sqrt(jnp.where(size > 0, size, 1))
+    s = jnp.sqrt(linear.reciprocal(size))
     return M * s[None, :, None] * s[None, None]
 
 

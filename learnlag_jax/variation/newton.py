@@ -39,7 +39,8 @@ def dense_tangent(g: Callable, y):
 
 class _Search(NamedTuple):
     """Where the search is: x, f, the size of what cancels in every row of f (`terms`), whether f is rounding there
-    (`at_floor`), whether J was regular, the share of the next correction in those terms (`to_go`), how much every unknown weighed in them at the start
+    (`at_floor`), whether J was regular, the share of the next correction in those terms (`to_go`), how much every unknown weighed
+    in them at the start
     and what it would change by that weight where it is undetermined (`blur`), the correction and how much of it to try, the
     verdict (-1: none yet), and the steps taken."""
 
@@ -101,9 +102,8 @@ def root(
             x, r_old, scale, at_floor, regular_old, to_go_old, weight, blur_old, direction, s, _, k = state
             trial = x + s * direction
             r, onward, spread, regular = step(f, trial)
-            terms = jnp.broadcast_to(jnp.asarray(other(trial), x.dtype), x.shape) + spread(
-                jnp.abs(trial)
-            )  # what cancels in f
+            alone = jnp.broadcast_to(jnp.asarray(other(trial), x.dtype), x.shape)
+            terms = alone + spread(jnp.abs(trial))  # what cancels in f
             trial_at_floor = jnp.all(jnp.abs(r) <= ULPS * eps * terms)
             to_go = jnp.where(regular, largest_size(_over(spread(jnp.abs(onward)), terms)), 0)
             scale = jnp.where(k == 0, terms, scale)
@@ -112,17 +112,15 @@ def root(
             undetermined = regular & (jnp.abs(onward) > eps**0.25 * jnp.abs(trial))
             blur = largest_size(jnp.where(undetermined, weight * jnp.abs(onward), 0))
             finite, norm = jnp.all(jnp.isfinite(r)), lambda r: jnp.sqrt(jnp.sum(_over(r, scale) ** 2))
-            least = jnp.where(
-                regular_old, 1 - s / 1024, 1
-            )  # off a singular point, where the slope promises nothing, not to rise
+            # off a singular point, where the slope promises nothing, it is enough not to rise
+            least = jnp.where(regular_old, 1 - s / 1024, 1)
             falls = ((norm(r) <= least * norm(r_old)) | (k == 0)) & finite
             halves = at_floor & trial_at_floor & regular & (to_go <= s * to_go_old / 2)
             takes = falls | halves
             arrived = takes & trial_at_floor & (to_go <= ULPS * eps)
             failure = jnp.where(k == 0, int(Status.nonfinite_function), int(Status.stagnated))
-            moves = jnp.any(x + s / 2 * direction != x) & (
-                s / 2 > eps**2
-            )  # a step into infinity may need many halvings
+            # a step into infinity may need many halvings
+            moves = jnp.any(x + s / 2 * direction != x) & (s / 2 > eps**2)
             stuck = ~takes & (~moves | (k == 0))
             stays = jnp.where(stuck, failure, -1)
             code = jnp.where(~takes & at_floor, verdict(blur_old), jnp.where(arrived, verdict(blur), stays))

@@ -81,9 +81,8 @@ def positive_definite(apply: Callable, b: Array, *, steps: int | None = None) ->
         working precision, or too ill-conditioned for the steps) or `converged`.
     """
     z, size = probe(b.shape[0], b.dtype), jax.lax.stop_gradient(largest_size(b))
-    size = jnp.where(
-        size > 0, size, 1
-    )  # or the square of b would overflow or vanish, and with it what counts as solved
+    # or the square of b would overflow or vanish, and with it what counts as solved
+    size = jnp.where(size > 0, size, 1)
     (x, _), (status, hidden) = jax.vmap(lambda b: _conjugate_gradient(apply, b, steps))(jnp.stack([b / size, z]))
     status = first_failure(status, status_where(hidden != 0, Status.singular))
     return jnp.where(status != 0, jnp.nan, x * size), status
