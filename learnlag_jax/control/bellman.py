@@ -122,19 +122,21 @@ def enclosed(mdp: MDP, v: Array, Tv: Array) -> Bounds:
 
 def margins(mdp: MDP, least: Array, most: Array, slack: Array) -> tuple[Array, Array]:
     """What the bounds add to T v, the same in every state, from the least and the largest entry of T v - v."""
-    (below, above), roundings = factors(mdp), jnp.asarray(8 * jnp.finfo(slack.dtype).eps, slack.dtype)
-    least, most = least - slack, most + slack
-    # kappa of the bound, then its own rounding; the row sum that widens the bound
+    (below, above), least, most = factors(mdp), least - slack, most + slack
+    # kappa with the row sum that widens the bound
     down = _series(least, jnp.where(least <= 0, above, below))
     up = _series(most, jnp.where(most >= 0, above, below))
-    return down - roundings * jnp.abs(down) - slack, up + roundings * jnp.abs(up) + slack
+    return down - slack, up + slack
 
 
 def factors(mdp: MDP) -> tuple[Array, Array]:
-    """Bounds on g / (1 - g) for the smallest and the largest row sum; infinite where g < 1 is not certain."""
+    """Bounds on g / (1 - g) for the smallest and the largest row sum; infinite where g < 1 is not certain.
+
+    Apart by more than the roundings of 1 - g (3 halves of eps of its terms), of the quotient, and of a product with it.
+    """
     discount, excess = mdp.discount, mdp.excess
     terms = jnp.stack([1 - discount, 1 - discount]), discount * excess
-    eps = jnp.asarray(2 * jnp.finfo(excess.dtype).eps, excess.dtype)
+    eps = jnp.asarray(8 * jnp.finfo(excess.dtype).eps, excess.dtype)
     blur = eps * (jnp.abs(terms[0]) + jnp.abs(terms[1])) * jnp.asarray([1, -1], excess.dtype)
     rest = terms[0] - terms[1] + blur
     factor = jnp.where(rest <= 0, jnp.inf, discount * mdp.mass / rest)

@@ -10,6 +10,7 @@ import pytest
 
 from learnlag_jax import InputError, Status
 from learnlag_jax.control import bounds, mdp_dense, mdp_functions, solve_mdp
+from learnlag_jax.control.bellman import factors
 
 DISCOUNTS = (0.95, 0.99, 0.99999, 0.9999999)
 
@@ -88,6 +89,34 @@ def test_row_sums_are_measured_finer_than_the_numbers_hold(float64):
     assert float(mdp.excess[1] - mdp.excess[0]) <= 1e-6 * exact
     with pytest.raises(InputError, match="discount"):
         mdp_dense(P, np.ones((7, 1), np.float32), 1.0)
+
+
+@pytest.mark.parametrize("total", [0.3, 1.0])
+def test_row_sums_are_rounded_outward(dtype, total):
+    """0.7 less than one has digits that only a wider float holds, and entries of unlike sizes have more than that has."""
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        P = draw.random((1, 1, 8)) * np.geomspace(1, 1e-12, 8) if total == 1 else draw.dirichlet(np.ones(3), (1, 1))
+        P = (P / P.sum() * total).repeat(P.shape[-1], 0)
+        mdp = mdp_dense(jnp.asarray(P, dtype), jnp.ones((len(P), 1), dtype), 0.9, ends=True)
+        exact = sum(Fraction(float(p)) for p in np.asarray(mdp.transition.probability)[0, 0]) - 1
+        low, high = (Fraction(float(x)) for x in mdp.excess)
+        assert low <= exact <= high
+        assert high - low <= Fraction(4 * float(jnp.finfo(dtype).eps))
+
+
+def test_what_a_constant_increment_adds_up_to_is_enclosed(dtype):
+    """g / (1 - g), without the rounding of T v, which hides what it loses itself."""
+    P = jnp.full((3, 1, 3), 1 / 3, dtype)
+    row = 3 * Fraction(float(P[0, 0, 0]))
+    for discount in 1 - np.geomspace(0.5, 1e-5, 200):
+        mdp = mdp_dense(P, jnp.ones((3, 1), dtype), jnp.asarray(discount, dtype))
+        g = Fraction(float(mdp.discount)) * row
+        below, above = (Fraction(float(x)) for x in factors(mdp))
+        assert below <= g / (1 - g) <= above
+        wide = np.longdouble if dtype == "float64" else np.float64  # in which row sums are taken
+        known = 64 * Fraction(float(jnp.finfo(dtype).eps)) + 24 * Fraction(float(np.finfo(wide).eps)) * above
+        assert above - below <= known * above
 
 
 def test_functions_enclose_as_arrays_do(dtype):

@@ -48,13 +48,13 @@ def test_bands_and_tests_keep_their_level_whatever_the_number_of_windows(float64
 @pytest.mark.parametrize("documents", [2, 3, 4, 5, 10])
 def test_bands_of_few_documents_hold_the_truth_as_often_as_they_say(float64, documents):
     """Percentiles of the draws would hold it 61, 81, 89, 92 and 94 % of the time: two documents have three draws."""
-    trials, positions = 1000, 2
+    trials, replicates = (4000, 600) if documents == 5 else (1000, 200)  # there 92.5 is not far from 95
 
     @jax.jit
     @jax.vmap
     def once(key):
         a, b = jax.random.split(key)
-        curve = in_context_curve(jax.random.normal(a, (documents, positions)), key=b, replicates=200)
+        curve = in_context_curve(jax.random.normal(a, (documents, 2)), key=b, replicates=replicates)
         percentiles = jnp.percentile(curve.replicates[:, 0], jnp.asarray([2.5, 97.5]))
         within = lambda low, high: (low < 0) & (high > 0)
         moves = within(curve.acceleration_low[0], curve.acceleration_high[0])
@@ -64,7 +64,7 @@ def test_bands_of_few_documents_hold_the_truth_as_often_as_they_say(float64, doc
     error = np.sqrt(0.05 * 0.95 / trials)
     assert abs(held - 0.95) < 3 * error
     assert abs(moves - 0.95) < 3 * error
-    if documents < 5:  # the control
+    if documents <= 5:  # the control
         assert plain < 0.95 - 5 * error
 
 
