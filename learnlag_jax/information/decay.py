@@ -134,9 +134,8 @@ def _decay_fit(curve: Curve, level: float) -> Decay:
     v_inf, c, t0, b = best
     falls = ~(deceleration_test(curve).p_value > 0.01)  # NaN where windows do not differ: nothing says that it does not
     fall = curve.mean[0] - v_inf
-    seen = (fall > rounding(curve.mean)) & (
-        high[0] - low[0] < fall
-    )  # the limit is known more closely than the fall is long
+    # the limit is known more closely than the fall is long
+    seen = (fall > rounding(curve.mean)) & (high[0] - low[0] < fall)
     determined = falls & seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
     status = jnp.where(determined, Status.converged, Status.singular).astype(jnp.int32)
     return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, sources, status)
