@@ -170,6 +170,23 @@ def same_dtypes(x: PyTree, y: PyTree, argument: str, other: str) -> None:
         require(jnp.result_type(a) == jnp.result_type(b), where, describe(a), like, "cast one of them", DTypeError)
 
 
+def settle(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
+    """Arrays of both trees, of one structure: a leaf from a Python number takes the dtype of a partner that has one of its own."""
+    cast = lambda a, b: a.astype(b.dtype) if a.weak_type and not b.weak_type else a
+    x, y = jax.tree.map(jnp.asarray, (x, y))
+    return jax.tree.map(cast, x, y), jax.tree.map(cast, y, x)
+
+
+def alike(x: PyTree, y: PyTree, argument: str, other: str) -> PyTree:
+    """x as arrays with the structure, shapes and dtypes of y, which Python numbers and integers take."""
+    x = jax.tree.map(jnp.asarray, x)
+    same_structure(x, y, argument, other)
+    numbers = lambda a, b: a.astype(jnp.result_type(b)) if a.weak_type or jnp.issubdtype(a.dtype, jnp.integer) else a
+    x = jax.tree.map(numbers, x, y)
+    same_dtypes(x, y, argument, other)
+    return x
+
+
 def one_dtype(x: PyTree, argument: str) -> None:
     """All leaves in one dtype: a solve of all of them together ends where the coarsest has no more digits."""
     kinds = sorted({str(jnp.result_type(leaf)) for leaf in jax.tree.leaves(x)})

@@ -2,9 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from learnlag_jax import control, testing
+from learnlag_jax import InputError, control, testing
 
 
 def _oscillator(t, q, v):
@@ -82,3 +83,48 @@ def test_a_maximum_with_a_redundant_direction_is_one(dtype):
     for shift in range(6):
         logits = jnp.log(counts.astype(dtype)) + jnp.asarray(0.37 * shift, dtype)
         testing.assert_maximum_likelihood(lambda q, x: jax.nn.log_softmax(q)[x], logits, x)
+
+
+def test_a_light_body_off_its_path_is_seen_beside_a_heavy_one(dtype):
+    """Fifteen powers of ten between the forces: t^3 solves nothing."""
+
+    def L(t, q, v):
+        return 1e6 * (v[0] ** 2 - q[0] ** 2) / 2 + 1e-9 * (v[1] ** 2 - q[1] ** 2) / 2
+
+    times = jnp.linspace(0, 3, 7, dtype=dtype)
+    testing.assert_stationary(L, lambda t: jnp.stack([jnp.cos(t), jnp.sin(t)]), times)
+    with pytest.raises(AssertionError, match=r"not stationary: .* in entry 1 at times\["):
+        testing.assert_stationary(L, lambda t: jnp.stack([jnp.cos(t), t**3]), times)
+
+
+def test_what_stands_still_is_stationary(dtype):
+    """By symmetry (three springs pull along an axis), at the top of a pendulum, and in a circle, r as well as the rate of it."""
+    angle, times = jnp.arange(3, dtype=dtype) * 2 * jnp.pi / 3, jnp.linspace(0, 3, 7, dtype=dtype)
+    e, still, w = (
+        jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1),
+        jnp.asarray(np.pi, dtype),
+        jnp.asarray(np.sqrt(1.5), dtype),
+    )
+    springs = lambda t, q, v: v @ v / 2 - jnp.sum((e @ q) ** 2) / 2
+    testing.assert_stationary(springs, lambda t: jnp.stack([jnp.cos(w * t), 0 * t]), times)
+    testing.assert_stationary(lambda t, q, v: v**2 / 2 + jnp.cos(q), lambda t: still + 0 * t, times)
+    kepler = lambda t, q, v: (v[0] ** 2 + (q[0] * v[1]) ** 2) / 2 + 1 / q[0]
+    testing.assert_stationary(kepler, lambda t: jnp.stack([t * 0 + 1, t]), times)
+    with pytest.raises(AssertionError, match="in entry 1"):
+        testing.assert_stationary(springs, lambda t: jnp.stack([jnp.cos(w * t), 1e-2 * t**3]), times)
+
+
+def test_there_is_a_time_to_look_at():
+    with pytest.raises(InputError, match=r"times: got float32\[0\]; expected one time or more"):
+        testing.assert_stationary(_oscillator, jnp.cos, jnp.zeros(0, jnp.float32))
+
+
+def test_integers_are_compared_as_integers_and_a_scale_is_a_size():
+    a = np.array([2**53, 3])
+    testing.assert_close(a, a.copy())
+    testing.assert_close(jnp.array([True, False]), jnp.array([True, False]))
+    with pytest.raises(AssertionError, match="error 1"):
+        testing.assert_close(a, a + [1, 0])
+    for scale in (np.inf, np.nan, -1.0):
+        with pytest.raises(InputError, match="scale"):
+            testing.assert_close(1.0, 2.0, scale=scale)

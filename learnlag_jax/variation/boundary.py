@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks, trees
 from learnlag_jax.meaning import by_meaning
@@ -83,7 +84,7 @@ def stationary_path(
         `StationaryPath`; differentiable in q0, q1, t0, t1 and whatever L closes over, through the stationarity.
 
     Raises:
-        InputError: fewer than two intervals, t0 >= t1, ends or a guess of different shape; DTypeError: or dtype, or leaves of two.
+        InputError: fewer than two intervals, t0 >= t1 or not finite, ends or a guess of different shape; DTypeError: or dtype, or leaves of two.
         Statuses: max_steps, stagnated, nonfinite_function, infeasible (t0 >= t1 seen under `jit`).
 
     Example:
@@ -100,22 +101,25 @@ def stationary_path(
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
+    q0, q1 = checks.settle(q0, q1)
     checks.same_dtypes(q1, q0, "q1", "q0")
     checks.one_dtype(q0, "q0")
-    for name, t in (("t0", t0), ("t1", t1)):
-        checks.shape(t, (), name)
     dtype = trees.ravel(q0)[0].dtype
-    ends = q0, q1, jnp.asarray(t0, dtype), _span(t0, t1, dtype, intervals)
+    span = _span(t0, t1, dtype, intervals)
+    ends = q0, q1, jnp.asarray(t0, dtype), span
     if guess is not None:
-        begins = jax.eval_shape(guess, ends[2])
-        checks.same_structure(begins, q0, "guess(t)", "q0")
-        checks.same_dtypes(begins, q0, "guess(t)", "q0")
+        jax.eval_shape(lambda t: checks.alike(guess(t), q0, "guess(t)", "q0"), ends[2])
     seen, begun = by_meaning(L, ends[2], q0, q0), guess and by_meaning(guess, ends[2])
     return _stationary_path(seen, intervals, rule, stages, begun, max_steps, *ends)
 
 
 def _span(t0, t1, dtype, intervals: int) -> Array:
     """t1 - t0: of numbers that can be seen, before either is rounded, and refused where the grid's times would run together."""
+    largest = float(jnp.finfo(dtype).max)
+    for name, t in (("t0", t0), ("t1", t1)):
+        checks.shape(t, (), name)
+        ok = np.isrealobj(t) and (checks.is_traced(t) or abs(float(t)) <= largest)
+        checks.require(ok, name, t, f"a real number, finite in {dtype}", "choose a moment")
     if checks.is_traced(t0, t1):
         return jnp.asarray(t1, dtype) - jnp.asarray(t0, dtype)
     begin, end = float(t0), float(t1)
@@ -135,7 +139,7 @@ def _stationary_path(L, intervals, rule, stages, guess, max_steps, q0, q1, t0, s
     Ld = discrete_lagrangian(shifted, span / intervals, rule=rule, stages=stages)
     gradient = _interior_gradient(Ld, x0, x1, intervals)
     line = x0[None] + share[:, None] * (x1 - x0)[None]
-    start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0])(times))[1:-1]
+    start = (line if guess is None else jax.vmap(lambda t: trees.ravel(guess(t))[0].astype(x0.dtype))(times))[1:-1]
     fixed = jax.lax.stop_gradient((x0, x1))
     size = lambda inner: jnp.max(jnp.abs(jax.vmap(jax.grad(Ld, 1))(*_steps(fixed[0], inner, fixed[1]))), axis=0)
     found = newton.root(gradient, start, offset=size, max_steps=max_steps, step=_newton_step, tangent=_tangent)
@@ -174,7 +178,9 @@ def _convex(L: Callable, times: Array, X: Array) -> Array:
     middle = (times[:-1] + h / 2, (x[:-1] + x[1:]) / 2, jnp.diff(x, axis=0) / h[:, None])
     M = jax.vmap(jax.hessian(L, 2))(*middle)
     positive = jnp.all(jnp.diagonal(M, axis1=1, axis2=2) > 0)  # then the other eigenvalues are those of a unit diagonal
-    return positive & jnp.all(jnp.linalg.eigvalsh(_in_units(M)) > 64 * jnp.finfo(x.dtype).eps)
+    # a mass may grow along the path: every moment has units of its own
+    each = jax.vmap(lambda m: _in_units(m[None])[0])(M)
+    return positive & jnp.all(jnp.linalg.eigvalsh(each) > 64 * jnp.finfo(x.dtype).eps)
 
 
 def _in_units(M: Array) -> Array:
@@ -242,20 +248,24 @@ def _eliminate(sums: Array, upper: Array, right: Array) -> tuple[Array, Array]:
 
 
 def _newton_step(f: Callable, x: Array):
-    """f(x), Newton's direction by block elimination, y -> |Hessian| y, and whether it was regular."""
+    """f(x), Newton's direction by block elimination, y -> |Hessian| y and y -> gross(Hessian) y, and whether it was regular."""
     r, push = jax.linearize(f, x)
     sums, upper = blocks(push, x.shape, x.dtype)
     direction, _ = _eliminate(sums, upper, -r)
     regular = jnp.all(jnp.isfinite(direction))
-    return r, jnp.where(regular, direction, newton.away(x, r)), functools.partial(_spread, sums, upper), regular
+    return r, jnp.where(regular, direction, newton.away(x, r)), *_spreads(sums, upper), regular
 
 
-def _spread(sums: Array, upper: Array, y: Array) -> Array:
-    """|A| y + |B| y of the next node + |B'| y of the last one, (N - 1, n)."""
+def _spreads(sums: Array, upper: Array) -> tuple[Callable, Callable]:
+    """y -> |A| y + |B| y of the next node + |B'| y of the last one, (N - 1, n), and the same of their `newton.gross`."""
     lower = jnp.concatenate([jnp.zeros_like(upper[:1]), jnp.swapaxes(upper[:-1], 1, 2)])
-    after, before = jnp.roll(y, -1, 0).at[-1].set(0), jnp.roll(y, 1, 0).at[0].set(0)
-    times = lambda M, y: jnp.sum(jnp.abs(M) * y[:, None, :], axis=2)
-    return times(sums - upper - lower, y) + times(upper, after) + times(lower, before)
+    after, before = (lambda y: jnp.roll(y, -1, 0).at[-1].set(0)), (lambda y: jnp.roll(y, 1, 0).at[0].set(0))
+    A = sums - upper - lower
+    d = jnp.sqrt(jnp.abs(jnp.diagonal(A, axis1=1, axis2=2)))
+    times = lambda M, y: jnp.sum(M * y[:, None, :], axis=2)
+    spread = lambda A, B, C: lambda y: times(A, y) + times(B, after(y)) + times(C, before(y))
+    most = newton.gross(A, d, d), newton.gross(upper, d, after(d)), newton.gross(lower, d, before(d))
+    return spread(*map(jnp.abs, (A, upper, lower))), spread(*most)
 
 
 def _tangent(g: Callable, y: Array) -> Array:

@@ -47,15 +47,14 @@ def discrete_force(force: Callable, h, *, rule: str = "midpoint") -> Callable:
     checks.require(rule in ("midpoint", "trapezoid"), "rule", repr(rule), "midpoint or trapezoid", "choose one")
 
     def impulses(k, q0, q1):
-        q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
+        q0, q1 = checks.settle(q0, q1)
         checks.floating(q0, "q0")
         dtype = trees.ravel(q0)[0].dtype
         step = jnp.asarray(h, dtype)
         t, v = jnp.asarray(k, dtype) * step, trees.scale(1 / step, trees.subtract(q1, q0))
 
         def impulse(t, q):
-            push = force(t, q, v)
-            checks.same_structure(push, q, "force(t, q, v)", "q")
+            push = checks.alike(force(t, q, v), q, "force(t, q, v)", "q")
             return trees.scale(step / 2, push)
 
         if rule == "trapezoid":
@@ -90,6 +89,7 @@ def first_step(Ld: Callable, q0: PyTree, p0: PyTree, *, force: Callable | None =
     q0, p0 = jax.tree.map(jnp.asarray, (q0, p0))
     checks.floating(q0, "q0")
     checks.same_structure(p0, q0, "p0", "q0")
+    q0, p0 = checks.settle(q0, p0)
     checks.same_dtypes(p0, q0, "p0", "q0")
     checks.one_dtype(q0, "q0")
     return _first_step(by_meaning(Ld, 0, q0, q0), _meant(force, q0), q0, p0)
@@ -140,6 +140,7 @@ def integrate(Ld: Callable, q0: PyTree, q1: PyTree, steps: int, *, force: Callab
     q0, q1 = jax.tree.map(jnp.asarray, (q0, q1))
     checks.floating(q0, "q0")
     checks.same_structure(q1, q0, "q1", "q0")
+    q0, q1 = checks.settle(q0, q1)
     checks.same_dtypes(q1, q0, "q1", "q0")
     checks.one_dtype(q0, "q0")
     return _integrate(by_meaning(Ld, 0, q0, q1), steps, _meant(force, q0), q0, q1)

@@ -25,7 +25,8 @@ def conjugate_point(F: Callable, w: PyTree, start: PyTree | None = None) -> Solu
         F: `F(x)` -> scalar, strictly convex where it is used. This is not checked: of a function that is not convex, the answer
             is one of its points with that slope, the one to which Newton's method comes from `start`.
         w: the slope, a pytree like x.
-        start: where the search begins, inside the domain of F, shaped like w; zero if left out.
+        start: where the search begins, inside the domain of F, shaped like w; zero if left out. Where w is zero its size also says
+            what is small: a search that only shrinks x, as for |x|^3, ends when nothing is left of the start.
 
     Returns:
         `Solution` with x, dF/dx - w, status and steps; x is NaN and the status `out_of_domain` if no point was found.

@@ -62,7 +62,7 @@ def motion(
 
     Args:
         L: `L(t, q, v)` -> scalar.
-        force: `force(t, q, v)` -> generalised force, shaped like q; adds to E.
+        force: `force(t, q, v)` -> generalised force, shaped like q, whose dtype plain numbers and integers take; adds to E.
         constraint: `c(t, q, v)` -> scalar or vector, zero on the motion, by d'Alembert's rule (reactions along dc/dv);
             for a holonomic g(t, q) = 0 pass `holonomic(g)`. Its rate is held at zero: a start that breaks it by c stays off
             by c, and is not reported here.
@@ -112,9 +112,7 @@ def _equation(L: Callable, force: Callable | None, constraint: Callable | None, 
         t, q, v = local(t, q, v)
         _, fold = trees.ravel(q)
         push = trees.zeros_like(q) if force is None else force(t, q, v)
-        push = jax.tree.map(jnp.asarray, push)
-        checks.same_structure(push, q, "force(t, q, v)", "q")
-        checks.same_dtypes(push, q, "force(t, q, v)", "q")
+        push = checks.alike(push, q, "force(t, q, v)", "q")
 
         def balance(a):
             return trees.ravel(trees.add(E(t, q, v, fold(a)), push))[0]

@@ -19,21 +19,22 @@ from learnlag_jax.vocabulary import Array, PyTree
 
 def local(t, *jet: PyTree, names: Sequence[str] = ("q", "v", "a")) -> tuple:
     """(t, q, v, ...) as arrays: real floating point, every derivative shaped like q; t takes q's dtype if it has none."""
-    jet = jax.tree.map(jnp.asarray, jet)
-    for k, x in enumerate(jet):
-        name = names[k] if k < len(names) else f"derivative {k} of q"
+    q, *rates = jax.tree.map(jnp.asarray, jet)
+    named = [*names, *(f"derivative {k} of q" for k in range(len(names), len(jet)))]
+    checks.floating(q, named[0])
+    for x, name in zip(rates, named[1:], strict=False):
         checks.floating(x, name)
-        if k:
-            checks.same_structure(x, jet[0], name, "q")
-            checks.same_dtypes(x, jet[0], name, "q")
-    leaves = jax.tree.leaves(jet[0])
-    checks.require(
-        any(x.size for x in leaves), names[0], jet[0], "one coordinate or more", "pass a pytree with entries"
-    )
+        checks.same_structure(x, q, name, "q")
+        q, _ = checks.settle(q, x)
+    rates = [checks.settle(x, q)[0] for x in rates]
+    for x, name in zip(rates, named[1:], strict=False):
+        checks.same_dtypes(x, q, name, "q")
+    leaves = jax.tree.leaves(q)
+    checks.require(any(x.size for x in leaves), names[0], q, "one coordinate or more", "pass a pytree with entries")
     if isinstance(t, int | float) and leaves:
         t = jnp.asarray(t, leaves[0].dtype)
     checks.floating(t, "t")
-    return (jnp.asarray(t), *jet)
+    return (jnp.asarray(t), q, *rates)
 
 
 def lift(q: Callable, order: int = 1) -> Callable:
