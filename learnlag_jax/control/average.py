@@ -67,7 +67,8 @@ def average_reward(mdp: MDP, *, tol: float = 1e-6, max_steps: int = 100_000) -> 
         A `Gain`. Half a chance to stay put is mixed into every step, which changes neither gain nor policy and makes
         periodic processes converge. `value` and `bias` are differentiable, forward and reverse, by rewards, probabilities
         and theta: dg is the average of dr_pi + dP_pi h over the stationary distribution of the greedy policy pi. `lower`
-        and `upper` move with the gain, `residual` is a constant; where the status is a failure the derivatives are NaN.
+        and `upper` move with the gain, `residual` is a constant. The derivatives are NaN where the status is a failure, and where
+        the greedy policy has several closed classes of equal gain: there is no one stationary distribution then.
 
     Raises:
         InputError: tol <= 0, or rows that sum to less than one (an endless average needs an endless process).

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from learnlag_jax import checks, trees
+from learnlag_jax.control.model import travel
 from learnlag_jax.control.path import rollout, total_reward
 from learnlag_jax.control.problem import Problem, at, counter, horizon, meant
 from learnlag_jax.control.trajectory import Trajectory, solve
@@ -24,6 +25,7 @@ from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status
 
 FIRST_PENALTY, LAST_PENALTY, GROWTH = 1.0, 1e6, 10.0  # of the curvature of the reward along the constraint
 ROUNDS, POLISH, STUCK = 40, 6, 4
+ROUNDING = 8  # eps of a state or an action that no answer is asked to resolve
 FALLING = 0.9  # a round that leaves more of the violation has not lowered it
 
 
@@ -65,7 +67,9 @@ class _Round(NamedTuple):
     nu: Array
     mu: Array
     rho: Array  # the penalty, as a multiple of the weights
+    weights: tuple[Array, Array]
     wrong: Array
+    reach: Array
     count: Array
     stuck: Array
 
@@ -92,9 +96,10 @@ def solve_constrained(
         s0, actions0, theta, lower, upper: as in `solve`.
         terminal: `g(s, theta)` -> vector that must vanish at the end.
         path: `c(s, a, k, theta)` -> vector that must not be positive on the way.
-        tol: largest violation and complementarity, each as a share of the size of its constraint: what it is at the guess,
-            or what it would change by if states and actions changed by their own size, whichever is larger; by default
-            eps^(1/2). So neither the units of the constraints nor those of the reward matter.
+        tol: largest violation and complementarity, each as a share of the size of its constraint: what it would change by, at
+            the answer, if states and actions changed by as much as they move on the way; by default eps^(1/2). Violations
+            by 8 eps of the size of states and actions are rounding. So neither the units of constraints and reward matter
+            nor the guess.
         max_steps: Newton iterations a round.
 
     Returns:
@@ -165,17 +170,19 @@ class _Limits(NamedTuple):
         c = on_the_way(at(states, slice(None, -1)), actions, counter(horizon(actions)))
         return self.g(at(states, -1), theta), c
 
-    def sizes(self, states, actions, theta) -> tuple[Array, Array]:
-        """How much each entry of g and c changes if states and actions change by their own size: [p] and [q]."""
+    def reach(self, states, actions, guess) -> Array:
+        """How much states and actions change, [d + m]: what they move by, and so much of their size that tol of it is rounding."""
+        X, U, first = (jax.vmap(lambda x: trees.ravel(x)[0])(path) for path in (states, actions, guess))
+        moves, size = travel(X, U, first)
+        return jnp.roll(moves + ROUNDING * float(jnp.finfo(X.dtype).eps) / self.tol * size, -U.shape[1])
+
+    def sizes(self, states, actions, theta, reach: Array) -> tuple[Array, Array]:
+        """How much each entry of g and c changes if states and actions change by `reach`: [p] and [q]."""
         before, now = at(states, slice(None, -1)), at(states, -1)
-        largest = trees.ravel(jax.tree.map(lambda x: jnp.max(jnp.abs(x), 0), states))[0]
         by_state = _jacobian(lambda s: self.g(s, theta), now)
-
-        def on_the_way(s, a, k):
-            return _jacobian(lambda y: self.c(*y, k, theta), (s, a)) @ jnp.abs(trees.ravel((s, a))[0])
-
-        along = jax.vmap(on_the_way)(before, actions, counter(horizon(actions)))
-        return by_state @ largest, jnp.max(along, 0)
+        by_both = lambda s, a, k: _jacobian(lambda y: self.c(*y, k, theta), (s, a)) @ reach
+        along = jax.vmap(by_both)(before, actions, counter(horizon(actions)))
+        return by_state @ reach[: by_state.shape[1]], jnp.max(along, 0)
 
     def weights(self, s0, actions, theta) -> tuple[Array, Array]:
         """Penalties [p] and [q] as stiff as the reward is curved, each along the gradient of its own constraint.
@@ -214,49 +221,56 @@ def _share(x: Array, size: Array) -> Array:
 def _multipliers(limits: _Limits, s0, actions0, theta, lower, upper) -> Constrained:
     problem = limits.penalised()
     still = lax.stop_gradient
-    g0, c0 = still(limits.levels(rollout(limits.problem, s0, actions0, theta), actions0, theta))
-    weights = still(limits.weights(s0, actions0, theta))
-    number = functools.partial(jnp.asarray, dtype=g0.dtype)
+    number = functools.partial(jnp.asarray, dtype=jax.tree.leaves(s0)[0].dtype)
 
-    def wrongness(inner, g, c, mu):
+    def weighed(actions):
+        """Measured anew where a round begins: constraints may be far steeper at the guess than at the answer."""
+        return still(limits.weights(s0, actions, theta))
+
+    def wrongness(inner, g, c, mu, reach):
         """The largest violation and complementarity, as shares of the sizes of the constraints."""
-        of_g, of_c = still(limits.sizes(inner.states, inner.actions, theta))
-        of_g, of_c = jnp.maximum(of_g, jnp.abs(g0)), jnp.maximum(of_c, jnp.max(jnp.abs(c0), 0))
+        of_g, of_c = still(limits.sizes(inner.states, inner.actions, theta, reach))
         slack = jnp.minimum(_share(mu, jnp.max(mu, 0)[None]), _share(c, of_c[None]))
         return trees.max_abs((_share(g, of_g), _share(jnp.maximum(c, 0), of_c[None]), slack))
 
-    def once(actions, nu, mu, rho):
-        """Solve for these multipliers, then update them."""
+    def once(actions, nu, mu, rho, weights, before):
+        """Solve for these multipliers, then update them. `before` is the reach of the round before, whose rounding is left."""
         options: Any = {"lower": lower, "upper": upper, "max_steps": limits.max_steps}
         of_g, of_c = (rho * weight for weight in weights)
         inner = solve(problem, s0, actions, (theta, nu, mu, of_g, of_c), **options)
         g, c = limits.levels(inner.states, inner.actions, theta)
         nu, mu = nu + of_g * g, jnp.maximum(mu + of_c[None] * c, 0)
-        return inner, nu, mu, number(wrongness(inner, g, c, mu))
+        reach = still(limits.reach(inner.states, inner.actions, actions0))
+        at_least = jnp.maximum(reach, ROUNDING * float(jnp.finfo(reach.dtype).eps) / limits.tol * before)
+        return inner, nu, mu, number(wrongness(inner, g, c, mu, at_least)), reach
 
     def improved(r: _Round) -> _Round:
-        inner, nu, mu, wrong = once(r.inner.actions, r.nu, r.mu, r.rho)
+        weights = weighed(r.inner.actions)
+        inner, nu, mu, wrong, reach = once(r.inner.actions, r.nu, r.mu, r.rho, weights, r.reach)
         slow = wrong > r.wrong / 4
         rho = jnp.where(slow, jnp.minimum(r.rho * GROWTH, LAST_PENALTY), r.rho)
         stuck = jnp.where((wrong > FALLING * r.wrong) & (r.rho >= LAST_PENALTY), r.stuck + 1, 0)
-        return _Round(inner, nu, mu, rho, wrong, r.count + 1, stuck)
+        return _Round(inner, nu, mu, rho, weights, wrong, reach, r.count + 1, stuck)
 
     def unfinished(r: _Round):
         usable = trees.all_finite(r.inner.actions)
         return (r.wrong > limits.tol) & (r.count < ROUNDS) & (r.stuck < STUCK) & usable
 
-    zero_nu, zero_mu = jnp.zeros_like(g0), jnp.zeros_like(c0)
-    first, nu, mu, wrong = lax.stop_gradient(once(actions0, zero_nu, zero_mu, number(FIRST_PENALTY)))
-    start = _Round(first, nu, mu, number(FIRST_PENALTY), wrong, jnp.int32(1), jnp.int32(0))
+    g0, c0 = still(limits.levels(rollout(limits.problem, s0, actions0, theta), actions0, theta))
+    rho, weights, none = number(FIRST_PENALTY), weighed(actions0), number(0.0)[None]
+    first, nu, mu, wrong, reach = still(once(actions0, jnp.zeros_like(g0), jnp.zeros_like(c0), rho, weights, none))
+    start = _Round(first, nu, mu, rho, weights, wrong, reach, jnp.int32(1), jnp.int32(0))
     end = still(lax.while_loop(unfinished, lambda r: still(improved(r)), start))
+
+    last = end.rho, end.weights, end.reach
 
     def polish(carry, _):
         actions, nu, mu = carry
-        inner, nu, mu, _ = once(still(actions), nu, mu, end.rho)
+        inner, nu, mu, *_ = once(still(actions), nu, mu, *last)
         return (inner.actions, nu, mu), None
 
     (actions, nu, mu), _ = lax.scan(polish, (end.inner.actions, end.nu, end.mu), length=POLISH)
-    inner, nu, mu, wrong = once(still(actions), nu, mu, end.rho)
+    inner, nu, mu, wrong, _ = once(still(actions), nu, mu, *last)
     g, c = limits.levels(inner.states, inner.actions, theta)
     violation = number(trees.max_abs((g, jnp.maximum(c, 0))))
     complementarity = number(trees.max_abs(mu * c))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.control.rows import ROW_TOLERANCE, excess_of, marked, widest
+from learnlag_jax.control.rows import ROW_TOLERANCE, excess_in_trace, excess_of, marked
 from learnlag_jax.vocabulary import Array
 
 
@@ -45,18 +45,15 @@ class Functions:
     theta: Any
     chunk: int
 
-    def probabilities(self, S: int, A: int, dtype) -> tuple[Array, Array, Array]:
-        """Row sums [S, A], smallest entry [S, A] and whether every successor is a state [S, A]; one chunk at a time.
-
-        The sums are in the widest float there is.
-        """
+    def probabilities(self, S: int, A: int, dtype) -> tuple[tuple[Array, Array], Array, Array]:
+        """Bounds on row sums minus one, smallest entry, and whether every successor is a state: [S, A] each, chunk by chunk."""
         j = jnp.arange(self.outcomes, dtype=jnp.int32)
 
         def row(s):
             def entry(a):
                 after, chance = jax.vmap(lambda j: self.outcome(s, a, j, self.theta))(j)
                 chance = jnp.asarray(chance, dtype)
-                return jnp.sum(chance, dtype=widest()), jnp.min(chance), jnp.all((after >= 0) & (after < S))
+                return excess_in_trace(chance), jnp.min(chance), jnp.all((after >= 0) & (after < S))
 
             return jax.vmap(entry)(jnp.arange(A, dtype=jnp.int32))
 

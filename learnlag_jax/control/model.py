@@ -93,18 +93,32 @@ def straightened(p: Problem, model: Model, X: Array, U: Array, theta) -> Array:
     return model.H.at[:, :-1, :-1].set(-R_yy)
 
 
-def slope_scale(model: Model, X: Array, U: Array) -> Array:
-    """[m], for each entry of the actions, the size of the terms that cancel in dH/da, in its units: reward by action.
+def slope_scale(model: Model, y: Array) -> Array:
+    """[n, m], for each action, the size of the terms that cancel in dH/da, in its units: reward by action.
 
-    They are the slope of the reward, the costates carried back by the dynamics, and what either changes by when states
-    and actions change by their own size: a slope is small where it asks for a small part of an action.
+    They are the slope of the reward, the costates carried back by the dynamics, and what either changes by when the entries
+    of (a, s) change by y [m + d]. A costate is made of what comes later, so that is where its terms are looked for.
     """
-    m, y = U.shape[1], jnp.abs(jnp.concatenate([U, X[:-1]], 1))
+    m = model.slope.shape[1]
     H, F, Pn = jnp.abs(model.H), jnp.abs(model.W[:, :-1, :-1]), jnp.abs(model.Pn)
-    terms = along(H[:, :-1, :-1], y) + H[:, :-1, -1] + along(turned(F), jnp.abs(model.costates[1:]))
-    end = Pn[:-1, :-1] @ jnp.abs(X[-1]) + Pn[:-1, -1]
-    prices = jnp.maximum(jnp.max(terms[:, m:], 0), end)
-    return jnp.max(terms[:, :m] + jnp.einsum("kji,j->ki", F[:, :, :m], prices), 0)
+    terms = jnp.einsum("kij,j->ki", H[:, :-1, :-1], y) + H[:, :-1, -1] + along(turned(F), jnp.abs(model.costates[1:]))
+    end = Pn[:-1, :-1] @ y[m:] + Pn[:-1, -1]
+    prices = lax.cummax(jnp.concatenate([terms[1:, m:], end[None]]), reverse=True)
+    scale = terms[:, :m] + along(turned(F[:, :, :m]), prices)
+    # in the total reward the digits of what is this much smaller are lost
+    return jnp.maximum(scale, float(jnp.finfo(y.dtype).eps) ** (1 / 3) * jnp.max(scale, 0, keepdims=True))
+
+
+def travel(X: Array, U: Array, guess: Array) -> tuple[Array, Array]:
+    """How far the entries of (a, s) move, wherever their zero is, and how large they are: [m + d] each.
+
+    States move along the path, from where they start. Actions move between their extremes, and from their guess: those that are
+    all alike, or only one, do not move along the path. A guess further away than zero tells nothing.
+    """
+    size, moved = jnp.abs(U), jnp.abs(U - guess)
+    of_actions = jnp.maximum(jnp.max(U, 0) - jnp.min(U, 0), jnp.max(jnp.minimum(size, moved), 0))
+    far = jnp.concatenate([of_actions, jnp.max(jnp.abs(X - X[:1]), 0)])
+    return far, jnp.concatenate([jnp.max(size, 0), jnp.max(jnp.abs(X), 0)])
 
 
 def curvature_scale(model: Model) -> Array:
@@ -136,9 +150,9 @@ def room(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array
 def unsettled(slope: Array, scale: Array, share: Array) -> Array:
     """How far each action is from stationary, without units: dH/da by its scale, or the room left before a bound, if less."""
     tiny = jnp.finfo(slope.dtype).tiny
-    relative = jnp.abs(slope) / jnp.maximum(scale, tiny)[None]
+    relative = jnp.abs(slope) / jnp.maximum(scale, tiny)
     # a scale that overflows says nothing
-    return jnp.minimum(jnp.where(jnp.isfinite(scale)[None], relative, jnp.abs(slope)), share)
+    return jnp.minimum(jnp.where(jnp.isfinite(scale), relative, jnp.abs(slope)), share)
 
 
 def projected(U: Array, slope: Array, low: Array | None, high: Array | None) -> Array:

@@ -27,6 +27,7 @@ from learnlag_jax.control.model import (
     room,
     slope_scale,
     straightened,
+    travel,
     unsettled,
 )
 from learnlag_jax.control.problem import Problem, counter
@@ -107,14 +108,14 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
         zero,
         finite,
         jnp.asarray(False),
-        jnp.zeros_like(U[0]),
+        jnp.zeros_like(U),
     )
 
     def step(st: Iterate) -> Iterate:
         moved = _moved(setting, st)
-        return _judged(setting, moved._replace(model=model_at(p, moved.X, moved.U, theta)))
+        return _judged(setting, moved._replace(model=model_at(p, moved.X, moved.U, theta)), U)
 
-    end = lax.while_loop(lambda st: st.running, step, _judged(setting, start))
+    end = lax.while_loop(lambda st: st.running, step, _judged(setting, start, U))
     status = first_failure(
         status_where(crossed, Status.infeasible), status_where(~finite, Status.nonfinite_input), end.status
     )
@@ -123,25 +124,26 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
     return X, U, status, end.steps, model
 
 
-def _judged(at: Setting, st: Iterate) -> Iterate:
+def _judged(at: Setting, st: Iterate, guess: Array) -> Iterate:
     """Whether the iterate is stationary, and if not, whether there is hope."""
     model, n, eps = st.model, len(st.U), float(jnp.finfo(st.X.dtype).eps)
-    scale = slope_scale(model, st.X, st.U)
+    scale, sizes = (slope_scale(model, y) for y in travel(st.X, st.U, guess))
     seen = jnp.maximum(scale, st.scale)
+    gaps, share = largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))), room(st.U, model.slope, at.low, at.high)
     # where all terms vanish at the solution, rounding of what they were is left
-    share = room(st.U, model.slope, at.low, at.high)
     left = unsettled(model.slope, jnp.maximum(scale, eps * seen), share)
-    relative = jnp.maximum(largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))), largest_size(left))
+    relative = jnp.maximum(gaps, largest_size(left))
     done = relative <= at.options.tol
     idle = jnp.where(relative < st.best / 2, 0, st.idle)
-    floor = relative <= 64 * n * eps
+    # digits are lost to the size of states and actions, however little they move
+    lost = jnp.maximum(gaps, largest_size(unsettled(model.slope, sizes, share)))
     value_bad = ~jnp.isfinite(model.reward) | ~trees.all_finite(model.gaps)
     # what is not finite in the first derivatives shows in the costates or in dH/da
     slope_bad = ~trees.all_finite((model.H, model.slope, model.Pn, model.costates))
     failed = first_failure(
         status_where(value_bad, Status.nonfinite_function),
         status_where(slope_bad, Status.nonfinite_derivative),
-        status_where(~done & (idle >= IDLE) & floor, Status.acceptable),
+        status_where(~done & ((idle >= IDLE) & (lost <= 64 * n * eps) | (lost <= eps)), Status.acceptable),
         status_where(~done & (idle >= IDLE), Status.stagnated),
         jnp.where(done, 0, st.status),
         status_where(~done & (st.steps >= at.options.max_steps), Status.max_steps),

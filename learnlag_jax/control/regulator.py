@@ -167,9 +167,9 @@ def _arranged(A, B, Q, R, M, q, r, c, Qn, qn, horizon):
         checks.shape(x, (n, *size), name)
         return x
 
-    arrays = {name: (x + x.mT) / 2 if name in ("Q", "R", "Qn") and x.ndim > 1 else x for name, x in arrays.items()}
-    stages = Quadratic(*(stage(name, size) for name, size in shapes.items()))
+    symmetric = lambda x, name: (x + x.mT) / 2 if name in ("Q", "R", "Qn") else x
+    stages = Quadratic(*(symmetric(stage(name, size), name) for name, size in shapes.items()))
     ends = [arrays.get(name, jnp.zeros(size, dtype)).astype(dtype) for name, size in (("Qn", (d, d)), ("qn", (d,)))]
     for x, name, size in zip(ends, ("Qn", "qn"), ((d, d), (d,)), strict=True):
         checks.shape(x, size, name)
-    return stages, *ends, n
+    return stages, symmetric(ends[0], "Qn"), ends[1], n

@@ -22,7 +22,7 @@ def widest():
 def excess_of(probability) -> tuple:
     """Lower and upper bounds [S, A] on the row sums minus one of the numbers stored."""
     if checks.is_traced(probability):
-        return around(jnp.sum(probability, -1, dtype=widest()), probability.shape[-1], probability.dtype)
+        return excess_in_trace(probability)
     P = np.asarray(probability)
     # half a digit lost here is divided by 1 - discount later on, twice
     exact: type[np.floating] = np.longdouble if P.dtype == np.float64 else np.float64
@@ -32,13 +32,35 @@ def excess_of(probability) -> tuple:
     return _down(total - 1 - blur, P.dtype), -_down(1 - total - blur, P.dtype)
 
 
-def around(total: Array, count: int, dtype) -> tuple[Array, Array]:
-    """Bounds on row sums minus one, from sums of `count` terms that were rounded."""
-    blur = jnp.asarray((count + 1) * jnp.finfo(total.dtype).eps, total.dtype) * jnp.abs(total)
+def excess_in_trace(probability: Array) -> tuple[Array, Array]:
+    """The same bounds in JAX: numbers are added in pairs, and what each addition rounds off is kept (Knuth's two-sum).
+
+    With e_i the errors of the K - 1 additions, the row sum minus one is (total - 1) + sum e_i, where total - 1 is rounded once,
+    sum e_i by less than K eps sum |e_i|, and the outer sum once: of a row of a few numbers that float holds, nothing is lost.
+    """
+    x, count, dtype = probability.astype(widest()), probability.shape[-1], probability.dtype
+    lost = size = jnp.zeros(x.shape[:-1], x.dtype)
+    while x.shape[-1] > 1:
+        x, error = _paired(x)
+        lost, size = lost + jnp.sum(error, -1), size + jnp.sum(jnp.abs(error), -1)
+    number = lambda x: jnp.asarray(x, size.dtype)
+    over, finfo = x[..., 0] - 1, jnp.finfo(size.dtype)
+    total = over + lost
+    # the sum of |e_i| is itself rounded by K eps; errors that are flushed to zero are smaller than the smallest float
+    blur = number(finfo.eps) * (jnp.abs(over) + jnp.abs(total) + number(2 * count) * size) + number(count * finfo.tiny)
     # the last rounding, to `dtype`, is relative to the difference
-    less = jnp.asarray(1 + jnp.finfo(dtype).eps, total.dtype)
+    less = number(1 + jnp.finfo(dtype).eps)
     outward = lambda x: jnp.where(x > 0, x * less, x / less).astype(dtype)
-    return -outward(1 - total + blur), outward(total - 1 + blur)
+    return -outward(blur - total), outward(total + blur)
+
+
+def _paired(x: Array) -> tuple[Array, Array]:
+    """Sums of neighbours along the last axis, and exactly what rounding took from each."""
+    x = jnp.concatenate([x, jnp.zeros_like(x[..., : x.shape[-1] % 2])], -1)
+    a, b = x[..., ::2], x[..., 1::2]
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
 
 
 def marked(row_excess: tuple, least: Array, ends: bool) -> tuple:

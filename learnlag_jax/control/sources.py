@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from learnlag_jax import checks
 from learnlag_jax.control.mdp import (
@@ -20,7 +20,7 @@ from learnlag_jax.control.mdp import (
     weighed,
 )
 from learnlag_jax.control.problem import Problem, checked
-from learnlag_jax.control.rows import around, marked
+from learnlag_jax.control.rows import marked
 from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree
 
@@ -74,12 +74,13 @@ def mdp_functions(
     a = jnp.arange(actions, dtype=jnp.int32)
     row = lambda s: jax.vmap(lambda a: jnp.asarray(reward(s, a, theta), dtype))(a)
     R = jax.lax.map(row, jnp.arange(states, dtype=jnp.int32), batch_size=min(states, chunk))
-    held = Functions(_frozen(outcome, theta), outcomes, theta, chunk)
-    total, least, inside = held.probabilities(states, actions, dtype)
+    outcome, theta = _frozen(outcome, theta)
+    held = Functions(outcome, outcomes, theta, chunk)
+    row_excess, least, inside = held.probabilities(states, actions, dtype)
     _, R, discount = common_dtype(R, R, discount)
-    if not checks.is_traced(total, R):
+    if not checks.is_traced(least, R):
         can = np.asarray(R) > -np.inf
-        check_numbers(np.where(can, total, 1.0)[..., None], R, ends)
+        check_numbers(np.where(can, 1 + np.asarray(row_excess[1], np.float64), 1.0)[..., None], R, ends)
         bad = can & ~(np.asarray(least) >= 0)
         checks.require(
             not bad.any(), "outcome", first_bad(bad, np.asarray(least)), "probabilities >= 0", "fix the function"
@@ -87,26 +88,31 @@ def mdp_functions(
         out = can & ~np.asarray(inside)
         got = first_bad(out, np.full(out.shape, "a successor outside the states"))
         checks.require(not out.any(), "outcome", got, f"states 0 .. {states - 1}", "fix the function")
-    row_excess = around(total, outcomes, dtype)
-    if checks.is_traced(total):
+    if checks.is_traced(least):
         row_excess = marked(row_excess, least, ends)
     return weighed(R, held, discount, row_excess)
 
 
-def _frozen(outcome: Callable, theta: PyTree) -> Callable:
-    """The outcome with the numbers it reads as they are now, compared by what it computes.
+def _frozen(outcome: Callable, theta: PyTree) -> tuple[Callable, PyTree]:
+    """The outcome with the numbers it reads as they are now, compared by what it computes, and its theta.
 
     Row sums and rewards are measured now; a process whose transitions moved later would not be theirs, nor would answers
-    compiled before.
+    compiled before. Numbers it reads while they are traced join theta: through a closure no derivative would find them.
     """
     zero = jnp.int32(0)
     program, shape = jax.make_jaxpr(lambda *x: outcome(*x), return_shape=True)(zero, zero, zero, theta)
-    run, tree = jaxpr_as_fun(program), jax.tree.structure(shape)
+    joined = [x for x in program.consts if checks.is_traced(x)]
+    known = [None if checks.is_traced(x) else x for x in program.consts]
+    tree = jax.tree.structure(shape)
 
-    def held(*arguments):
-        return jax.tree.unflatten(tree, run(*jax.tree.leaves(arguments)))
+    def held(s, a, j, theta):
+        theta, numbers = theta if joined else (theta, [])
+        rest = iter(numbers)
+        run = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, [next(rest) if x is None else x for x in known]))
+        return jax.tree.unflatten(tree, run(*jax.tree.leaves((s, a, j, theta))))
 
-    return by_meaning(held, zero, zero, zero, theta)
+    theta = (theta, joined) if joined else theta
+    return by_meaning(held, zero, zero, zero, theta), theta
 
 
 def mdp_from_problem(

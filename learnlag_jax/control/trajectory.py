@@ -78,9 +78,10 @@ def solve(
             `actions0` if left out.
         lower, upper: bounds on each action, pytrees like one action or like `actions0` (scalars broadcast).
         tol: largest gap in the dynamics, relative to 1 + the largest state, and largest dH/da, relative to the terms that
-            cancel in it: slope of the reward, costates, and what they change by if states and actions change by their own
-            size. An action within this share of the width of its bounds from the one dH/da points at is done as well. So
-            neither the unit of the reward nor that of actions matters. By default eps^(2/3). The answer is one Newton step
+            cancel in it at its step: slope of the reward, costates, and what they change by if states and actions change by as
+            much as they move. An action within this share of the width of its bounds from the one dH/da points at is done
+            as well. So neither units nor the origins of states and actions matter; where these are so far away that only
+            rounding of their size is left, the status is acceptable. By default eps^(2/3). The answer is one Newton step
             better than the iterate that met it.
         max_steps: limit on Newton iterations.
 

@@ -133,3 +133,18 @@ def test_functions_enclose_as_arrays_do(dtype):
     )
     exact = 1 / (1 - Fraction(float(mdp.discount)) * 7 * Fraction(float(seventh)))
     assert encloses(solve_mdp(mdp), [exact] * 7)
+
+
+def test_many_outcomes_in_single_precision_lose_nothing():
+    """Their sum is taken as exactly as on the host, though JAX may have no wider float: a discount of 0.99999 is not refused."""
+    share, one = jnp.float32(1 / 500), jnp.float32(1)
+    outcome = lambda s, a, j, theta: ((s + j) % 3, share)
+    with jax.enable_x64(False):
+        mdp = mdp_functions(lambda s, a, theta: one, outcome, 0.99999, states=3, actions=1, outcomes=500)
+        P = jnp.zeros((600, 1, 600)).at[:, :, :2].set(0.5)
+        halves = jax.jit(lambda P: mdp_dense(P, jnp.ones((600, 1)), 0.9).excess)(P)
+    exact = 500 * Fraction(float(share)) - 1
+    low, high = (Fraction(float(x)) for x in mdp.excess)
+    assert low <= exact <= high
+    assert high - low <= Fraction(1e-3) * abs(exact)
+    assert float(jnp.max(jnp.abs(halves))) <= 1e-30

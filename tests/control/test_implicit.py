@@ -109,6 +109,18 @@ def test_a_number_that_an_outcome_reads_is_seen_when_it_changes(float64):
     assert abs(float(solve_mdp(before, tol=1e-9, max_steps=77).value[0]) - 5.5) < 1e-8
 
 
+def test_a_number_that_an_outcome_reads_while_it_is_differentiated(float64):
+    """V(0) = 1 + g x V(0) + g (1 - x) (V(0) - 1) = 1 + 9 x at g = 0.9."""
+
+    def value(x):
+        outcome = lambda s, a, j, theta: (j, jnp.where(j == 0, x, 1 - x))
+        reward = lambda s, a, theta: jnp.where(s == 0, 1.0, 0.0)
+        return solve_mdp(mdp_functions(reward, outcome, 0.9, states=2, actions=1, outcomes=2)).value[0]
+
+    for slope in (jax.grad(value), jax.jit(jax.grad(value))):
+        assert abs(float(slope(jnp.asarray(0.3))) - 9) < 1e-5
+
+
 def test_a_number_that_an_environment_reads_is_seen_when_it_changes():
     p, one = {"r": 1.0}, jnp.float32(1)
     step = lambda key, s, a: (s, p["r"] * a.astype(s.dtype), jnp.array(True), jnp.array(False))

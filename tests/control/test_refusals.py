@@ -77,6 +77,15 @@ def test_nan_in_the_end_weight_of_a_regulator_is_bad_input(dtype, name):
     assert int(got.status) == Status.nonfinite_input
 
 
+@pytest.mark.parametrize("name", ["Q", "R", "Qn"])
+def test_weights_that_are_not_square_are_refused(name):
+    eye = jnp.eye(2, dtype=jnp.float32)
+    for shape in ((1, 2), (2, 3)):
+        weights = {"Q": eye, "R": eye, "Qn": eye, name: jnp.ones(shape, jnp.float32)}
+        with pytest.raises(InputError, match=f"{name}: got"):
+            lqr(eye, eye, **weights, horizon=1)
+
+
 @pytest.mark.parametrize("horizon", [0, -1, 2.5, True])
 def test_horizons_are_whole_numbers(horizon):
     lq, eye = random_lq(jnp.float32), jnp.eye(2, dtype=jnp.float32)

@@ -107,3 +107,26 @@ def test_a_straight_reward_ends_at_the_bounds_and_nowhere_without(dtype, unit):
     assert int(held.status) == 0
     np.testing.assert_array_equal(held.actions, np.ones(4))
     assert int(run(jnp.inf).status) not in (Status.converged, Status.acceptable)
+
+
+def test_constraints_do_not_depend_on_the_guess(dtype):
+    """Steep far from its root 1: what it is at the guess says nothing about how well it must hold."""
+    walk = Problem(lambda s, a, k, theta: -(a**2), lambda s, a, k, theta: s + a)
+    end = lambda s, theta: (s[None] - 1) ** 3 + (s[None] - 1)
+    got = solve_constrained(walk, jnp.zeros((), dtype), jnp.full(4, 10.0, dtype), terminal=end)
+    assert int(got.status) == 0
+    np.testing.assert_allclose(got.actions, np.full(4, 0.25), atol=float(jnp.finfo(dtype).eps) ** 0.5)
+    assert float(got.violation) <= 2 * float(jnp.finfo(dtype).eps) ** 0.5
+
+
+@pytest.mark.parametrize("digits", [0.06, 0.2])
+def test_a_shift_of_the_origin_is_no_better_excuse_than_a_unit(dtype, digits):
+    """Three metres at an easting that leaves a few digits of them: nothing is converged that they can tell apart."""
+    offset = digits / 4 / float(jnp.finfo(dtype).eps)
+    off = jnp.asarray(round(offset), dtype)
+    cubic = Problem(lambda s, a, k, there: -0.1 * a**2 - jnp.abs(s - there) ** 3, lambda s, a, k, there: s + a)
+    got, right = (solve(cubic, x, jnp.zeros(5, dtype), x + 3) for x in (off, jnp.zeros((), dtype)))
+    assert int(right.status) == 0
+    assert int(got.status) != Status.converged or float(got.residual) < 1e-2
+    assert int(got.steps) > 0
+    assert abs(float(got.value - right.value)) < digits
