@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax.fermat.criteria import Criterion, block_size, flat, sensitivity, slope, unguarded
-from learnlag_jax.fermat.equivalence import certificate
+from learnlag_jax.fermat.equivalence import certificate, magnitude
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.trees import fill_where
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
@@ -27,7 +27,8 @@ class Design(NamedTuple):
     Attributes:
         weights: (N,) shares of the observations, sum 1; NaN if the pool does not span the space.
         value: phi(M(weights)), for one observation in all.
-        gap: certified bound on 1 - efficiency: the optimum is at least (1 - gap) value.
+        gap: certified bound on 1 - efficiency: the optimum is at least (1 - gap) value; for a phi of the user's, at least
+            value - gap s, where s is the larger of |value| and |phi(2 M) - value|, for values may be negative or 0.
         support: (N,) True where the weight is positive.
         residual: largest relative violation of the equivalence theorem over the whole pool; for E and G that of their proof.
         status: int32, a `Status`.
@@ -133,7 +134,7 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
     def direction(w):
         on = w > 0
         M = weighted_information(rows, w, prior)
-        size = jnp.abs(unguarded(phi)(M))
+        size = magnitude(phi, M)
         size = jnp.where(size > 0, size, 1)  # a criterion of 1e-300, in large units, would overflow the ratios below
         s = jnp.where(on, sensitivity(rows, slope(unguarded(phi), M)) / size, 0)
         H = jnp.where(on[:, None] & on[None, :], weight_hessian(rows, M, phi) / size, 0)
@@ -142,7 +143,7 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
         both = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(H), jnp.stack([s, on.astype(w.dtype)], 1))
         mu = jnp.sum(both[:, 0]) / jnp.sum(both[:, 1])
         d = jnp.where(on, both[:, 0] - mu * both[:, 1], 0)
-        return d, jnp.sum(s * d) * size, s > jnp.sum(w * s)
+        return d, jnp.sum(s * d) * size, size, s > jnp.sum(w * s)
 
     def cond(carry):
         _, progress, k = carry
@@ -150,7 +151,7 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
 
     def body(carry):
         w, _, k = carry
-        d, fall, worthy = direction(w)
+        d, fall, size, worthy = direction(w)
         room = jnp.where(d < 0, w / jnp.where(d < 0, -d, 1), jnp.inf)
         # a row of more than average worth must not leave because Newton overshot: it keeps a tenth of its weight
         limit = jnp.min(jnp.where(worthy, 0.9 * room, room))
@@ -160,12 +161,12 @@ def _newton(rows: Array, w: Array, phi: Callable, prior: Array | None) -> Array:
 
         def too_long(state):
             step, halvings = state
-            return (value(w + step * d) > start - 1e-4 * step * fall + 8 * eps * start) & (halvings < 40)
+            return (value(w + step * d) > start - 1e-4 * step * fall + 8 * eps * size) & (halvings < 40)
 
         step, halvings = jax.lax.while_loop(too_long, lambda state: (state[0] / 2, state[1] + 1), (step, 0))
         ok = (halvings < 40) & jnp.isfinite(fall)
         moved = jnp.where((w + step * d <= 1e-12) | (at_wall & (halvings == 0) & (room <= limit)), 0, w + step * d)
-        small = (fall <= 50 * eps * start) & ~at_wall
+        small = (fall <= 50 * eps * size) & ~at_wall
         return jnp.where(ok, _normalised(moved), w), ok & ~small, k + 1
 
     return jax.lax.while_loop(cond, body, (w, jnp.asarray(True), 0))[0]

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from learnlag_jax.vocabulary import Array
 
 
-@functools.partial(jax.jit, static_argnames=("first", "replace"))
-def exchanged_path(F: Array, phi: Callable, base: Array, starts: Array, first: int, replace: bool) -> Array:
+@functools.partial(jax.jit, static_argnames="replace")
+def exchanged_path(F: Array, phi: Callable, base: Array, starts: Array, first: Array | int, replace: bool) -> Array:
     """Exchange one observation of a path at a time for the candidate that lowers the sum of later values most."""
     n, N = starts.shape[1], F.shape[0]
     later = jnp.arange(1, n + 1) >= first

@@ -15,12 +15,16 @@ import jax
 import jax.numpy as jnp
 
 from learnlag_jax import checks
+from learnlag_jax.fermat.active_set import weighted_information
 from learnlag_jax.fermat.approximate import ROUNDS, judged_there, solved, usual_tolerance
 from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
+from learnlag_jax.fermat.equivalence import magnitude
 from learnlag_jax.fermat.known import known_information
 from learnlag_jax.fermat.matrices import inverse, regular
 from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
+
+SWEEPS = 100
 
 
 class ExactDesign(NamedTuple):
@@ -60,7 +64,7 @@ def exact_design(
     prior=None,
     restarts: int = 8,
     key=None,
-    max_sweeps: int = 100,
+    max_sweeps: int = SWEEPS,
 ) -> ExactDesign:
     """Choose n observations from a pool so that a criterion of their total information is least.
 
@@ -119,12 +123,17 @@ def exact_design(
     seen = jnp.zeros((0, p), F.dtype) if fixed is None else jnp.asarray(fixed, F.dtype)
     key = checks.random_key(key)
     phi = phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi)
-    own = orthonormal(F, phi, base, seen)  # raw powers of x would cost the exchanges their digits
-    rows, value, sweeps, settled = _search(own.F, own.phi, own.prior, key, n, replace, restarts, max_sweeps)
+    rows, value, sweeps, settled = searched(F, phi, base, seen, key, n, replace, restarts, max_sweeps)
     bound = approximate_bound(F, phi, None if prior is None else base, n, None if fixed is None else seen)
     found, efficiency = jnp.isfinite(value), certified_efficiency(value, bound)
     status = first_failure(status_where(~found, Status.rank_deficient), status_where(~settled, Status.max_steps))
     return ExactDesign(jnp.where(found, rows, -1), value, efficiency, 1 - efficiency, status, sweeps)
+
+
+def searched(F, phi, base, seen, key, n: int, replace: bool, restarts: int, max_sweeps: int):
+    """Rows, value, sweeps and whether they settled, of a problem that has been checked; value +inf where no design is regular."""
+    own = orthonormal(F, phi, base, seen)  # raw powers of x would cost the exchanges their digits
+    return _search(own.F, own.phi, own.prior, key, n, replace, restarts, max_sweeps)
 
 
 def approximate_bound(F: Array, phi: Callable, prior: Array | None, n: int, seen: Array | None = None) -> Array:
@@ -135,9 +144,12 @@ def approximate_bound(F: Array, phi: Callable, prior: Array | None, n: int, seen
     of_n = jax.tree_util.Partial(_scaled, jax.tree_util.Partial(phi), jnp.asarray(n, F.dtype))
     total = phi if isinstance(phi, Criterion) else of_n
     own = prior is None and seen is None and judged_there(phi, F)
-    design = solved(orthonormal(F, total, prior, seen, float(n)), usual_tolerance(F), ROUNDS, own)
+    problem = orthonormal(F, total, prior, seen, float(n))
+    design = solved(problem, usual_tolerance(F), ROUNDS, own)
     known = jnp.isfinite(design.value) & (design.gap < 1)  # a gap of 1 certifies nothing
-    lower = jnp.where(known, design.value - design.gap * jnp.abs(design.value), -jnp.inf)
+    M = weighted_information(problem.F, design.weights, problem.prior)
+    size = magnitude(problem.phi, jnp.where(known, M, jnp.eye(len(M), dtype=M.dtype)))
+    lower = jnp.where(known, design.value - design.gap * size, -jnp.inf)
     return jnp.maximum(lower, 0) / n if isinstance(phi, Criterion) else lower
 
 
@@ -200,10 +212,9 @@ def swapped_values(phi: Callable, M: Array, out: Array, F: Array) -> Array:
 
 
 def lowered(phi: Callable, M: Array) -> Array:
-    """phi(M) less what rounding may pretend, in the criterion's own units: those of a change of M by a factor of two."""
+    """phi(M) less what rounding may pretend, in the criterion's own units."""
     value = phi(M)
-    size = jnp.abs(value) if isinstance(phi, Criterion) else jnp.abs(value) + jnp.abs(phi(2 * M) - value)
-    return jnp.where(jnp.isfinite(value), value - 100 * jnp.finfo(M.dtype).eps * size, value)
+    return jnp.where(jnp.isfinite(value), value - 100 * jnp.finfo(M.dtype).eps * magnitude(phi, M), value)
 
 
 @functools.partial(jax.jit, static_argnames=("replace", "max_sweeps"))

@@ -40,7 +40,10 @@ def extreme_weights(F: Array, phi: Criterion, prior: Array | None, tol: Array, m
 
 @extreme_weights.defjvp
 def _extreme_weights_jvp(max_rounds, primals, tangents):
-    got, remedy = "the derivative of an E- or G-optimal design", "differentiate criterion('phi', q=...) with a large q"
+    got, remedy = (
+        "the derivative of an E- or G-optimal design",
+        "differentiate criterion('phi', q=20), which is close and has none",
+    )
     raise checks.InputError(f"criterion: got {got}; expected a criterion without corners; {remedy}")
 
 

@@ -39,10 +39,21 @@ def regular(M: Array) -> Array:
     The share, 1 - R^2 of a column on those before it, does not change when columns are rescaled.
     """
     p = M.shape[-1]
-    d = jnp.diagonal(M)
+    pivots = jnp.diagonal(jnp.linalg.cholesky(_correlations(M))) ** 2
+    return jnp.all(jnp.diagonal(M) > 0) & jnp.all(pivots > 10 * p * jnp.finfo(M.dtype).eps)  # NaN pivots compare false
+
+
+def rank(S: Array) -> Array:
+    """How many directions a positive semi-definite matrix knows, beyond rounding, whatever the units of its columns."""
+    known = jnp.linalg.eigvalsh(_correlations(S)) > 10 * len(S) * jnp.finfo(S.dtype).eps
+    return jnp.sum(known.astype(jnp.int32))
+
+
+def _correlations(S: Array) -> Array:
+    """S in units in which its diagonal is 1, where it is not 0."""
+    d = jnp.diagonal(S)
     scale = jax.lax.rsqrt(jnp.where(d > 0, d, jnp.ones_like(d)))
-    pivots = jnp.diagonal(jnp.linalg.cholesky(M * scale[:, None] * scale[None, :])) ** 2
-    return jnp.all(d > 0) & jnp.all(pivots > 10 * p * jnp.finfo(M.dtype).eps)  # NaN pivots compare false
+    return S * scale[:, None] * scale[None, :]
 
 
 def inverse_root(M: Array, basis: Array | None = None) -> Array:

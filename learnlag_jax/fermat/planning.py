@@ -5,7 +5,7 @@
 greedy    each observation is the best next one
 block     blocks of p observations, each planned as a whole given what came before
 deadline  the n observations as a whole; then ordered so that early prefixes are good too
-anytime   the sum of the values after p, p + 1, ..., n observations (all n with a prior): good at every moment
+anytime   the sum of the values after p, p + 1, ..., n observations, p - r after a prior of rank r: good at every moment
 
 No nested path is optimal at every n, so the objective must be said. On the sphere greedy is exactly optimal at multiples of p and within 12.5 %
 in between; on real pools planning pays much more. Reference: MATH.md 4.
@@ -23,9 +23,10 @@ from learnlag_jax import checks
 from learnlag_jax.fermat.anytime import exchanged_path, path_on_sphere
 from learnlag_jax.fermat.basis import orthonormal
 from learnlag_jax.fermat.criteria import Criterion, as_criterion, wide_rows
-from learnlag_jax.fermat.exact import exact_design, spanning_start, swapped_values
+from learnlag_jax.fermat.exact import SWEEPS, searched, spanning_start, swapped_values
 from learnlag_jax.fermat.frames import tight_frame
 from learnlag_jax.fermat.known import known_information
+from learnlag_jax.fermat.matrices import rank
 from learnlag_jax.vocabulary import Array, Status, status_where
 
 OBJECTIVES = ("greedy", "block", "deadline", "anytime")
@@ -68,8 +69,9 @@ def least_time_path(
 
         greedy    each observation is the best next one
         block     blocks of p (or `block`) observations, each planned as a whole given what came before
-        deadline  the n observations as a whole; then ordered: the best p of them first, then the best next one
-        anytime   the sum of the values after p, p + 1, ..., n observations (all n with a prior)
+        deadline  the n observations as a whole; then ordered: the best p of them first (p - r after a prior of rank r), then
+                  the best next one
+        anytime   the sum of the values after p, p + 1, ..., n observations: from p - r on with a prior of rank r, all for r = p
 
     Args:
         F: (N, p) pool of candidate rows; or an integer p: every unit vector of R^p is a candidate. There the criterion is
@@ -78,8 +80,8 @@ def least_time_path(
         criterion: a letter, a `Criterion`, or any convex phi(M). On the sphere "A", "D" and "E" have the same optimum.
         objective: "deadline", "anytime", "block" or "greedy".
         block: length of a block, at least p unless there is a prior; default p.
-        prior: (p, p) information known beforehand, symmetric positive semi-definite; without it, greedy and the order of a path start from 1e-6 of
-            the pool's mean information, which vanishes from `values`.
+        prior: (p, p) information known beforehand, symmetric positive semi-definite; without it, or where it leaves something
+            unknown, greedy and the order of a path start from 1e-6 of the pool's mean information, which vanishes from `values`.
         replace: True lets a row be observed more than once.
         key: typed random key of the exchange restarts.
         restarts: restarts of each exchange search.
@@ -123,15 +125,19 @@ def least_time_path(
         checks.whole(block, "block", p if prior is None else 1, "a shorter first block leaves something unknown")
     options = {"replace": replace, "restarts": restarts, "key": checks.random_key(key)}
     own = orthonormal(F, phi if isinstance(phi, Criterion) else jax.tree_util.Partial(phi), base)
-    chosen = _chosen(own.F, own.phi, own.prior, n, prior is None, objective, p if block is None else block, options)
-    return _path(F[chosen], own.F[chosen], own.phi, own.prior, chosen)
+    unknown = p if prior is None else p - rank(base)
+    chosen = _chosen(own.F, own.phi, own.prior, n, unknown, objective, p if block is None else block, options)
+    return _path(F[chosen], own.F[chosen], own.phi, own.prior, chosen, unknown)
 
 
 def _chosen(
-    F: Array, phi: Callable, base: Array, n: int, unknown: bool, objective: str, block: int, options: dict
+    F: Array, phi: Callable, base: Array, n: int, unknown: Array | int, objective: str, block: int, options: dict
 ) -> Array:
-    """The rows of the path, in order, of a pool in its own basis: raw powers of x would cost every search its digits."""
-    small = base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / len(F) * F.T @ F if unknown else base
+    """The rows of the path, in order, of a pool in its own basis: raw powers of x would cost every search its digits.
+
+    `unknown`: how many directions `base` leaves to be seen.
+    """
+    small = jnp.where(unknown > 0, base + (1e-6 if F.dtype == jnp.float64 else 1e-3) / len(F) * F.T @ F, base)
     if objective == "greedy":
         return greedy_rows(F, phi, small, n, options["replace"])
     if objective == "block":
@@ -139,51 +145,57 @@ def _chosen(
     if objective == "anytime":
         return _anytime_rows(F, phi, base, small, n, unknown, options)
     search, order = jax.random.split(options["key"])
-    rows = _planned(F, n, phi, None, None if unknown else base, options | {"key": search})
-    return rows[_ordered(F[rows], phi, small, unknown, options | {"key": order})]
+    rows = _planned(F, n, phi, base, options | {"key": search})
+    return rows[_ordered(F[rows], phi, base, small, unknown, options | {"key": order})]
 
 
-def _anytime_rows(F: Array, phi: Callable, base: Array, small: Array, n: int, unknown: bool, options: dict) -> Array:
+def _anytime_rows(
+    F: Array, phi: Callable, base: Array, small: Array, n: int, unknown: Array | int, options: dict
+) -> Array:
     """The best of exchanges from greedy, from a planned first block, and from random rows that span."""
     (N, p), replace = F.shape, options["replace"]
     first_key, key = jax.random.split(options["key"])
     first = min(p, n)
-    planned = _planned(F, first, phi, None, None if unknown else base, options | {"key": first_key})
+    planned = _planned(F, first, phi, base, options | {"key": first_key})
     taken = jnp.zeros(N, bool).at[planned].set(not replace)
     known = small + F[planned].T @ F[planned]
     starts = [greedy_rows(F, phi, small, n, replace)]
     if n > first:
         starts.append(jnp.concatenate([planned, greedy_rows(F, phi, known, n - first, replace, taken)]))
     starts += [spanning_start(F, base, k, n, replace) for k in jax.random.split(key, options["restarts"])]
-    return exchanged_path(F, phi, base, jnp.stack(starts), first if unknown else 1, replace)
+    return exchanged_path(F, phi, base, jnp.stack(starts), unknown, replace)
 
 
 @jax.jit
-def _path(rows: Array, turned: Array, phi: Callable, base: Array, chosen: Array) -> Path:
-    """`turned`: the rows in the basis that phi and base are given in."""
+def _path(rows: Array, turned: Array, phi: Callable, base: Array, chosen: Array, unknown: Array | int) -> Path:
+    """`turned`: the rows in the basis that phi and base are given in; fewer than `unknown` cannot show all, whatever rounding says."""
     totals = base[None] + jnp.cumsum(turned[:, :, None] * turned[:, None, :], 0)
     values = jax.lax.map(phi, totals, batch_size=256)
+    if isinstance(phi, Criterion):  # a phi of the user's may be finite before
+        values = jnp.where(jnp.arange(1, len(rows) + 1) < unknown, jnp.inf, values)
     return Path(rows, chosen, values, status_where(~jnp.isfinite(values[-1]), Status.rank_deficient))
 
 
-def _planned(F: Array, n: int, phi: Callable, fixed, prior, options: dict) -> Array:
+def _planned(F: Array, n: int, phi: Callable, base: Array, options: dict, fixed: Array | None = None) -> Array:
     """Rows of the exact design; rows that span what they can where no design is regular, so that none is named twice."""
     key, spare = jax.random.split(options["key"])
-    rows = exact_design(F, n, phi, fixed=fixed, prior=prior, **options | {"key": key}).rows
-    base = jnp.zeros((F.shape[1],) * 2, F.dtype) if prior is None else jnp.asarray(prior, F.dtype)
-    base = base if fixed is None else base + fixed.T @ fixed
-    return jnp.where(rows[0] >= 0, rows, spanning_start(F, base, spare, n, options["replace"]))
+    seen = jnp.zeros((0, F.shape[1]), F.dtype) if fixed is None else fixed
+    replace = options["replace"]
+    rows, value, _, _ = searched(F, phi, base, seen, key, n, replace, options["restarts"], SWEEPS)
+    return jnp.where(jnp.isfinite(value), rows, spanning_start(F, base + seen.T @ seen, spare, n, replace))
 
 
-def _ordered(rows: Array, phi: Callable, small: Array, unknown: bool, options: dict) -> Array:
-    """An order of the rows: where nothing is known the best p first, planned as a whole; then the best next one."""
-    n, p = rows.shape
-    if not unknown or n == p:
+def _ordered(rows: Array, phi: Callable, base: Array, small: Array, unknown: Array | int, options: dict) -> Array:
+    """An order of the rows: as many as there are things unknown first, the best, planned as a whole; then the best next one."""
+    n = len(rows)
+    first = 0 if checks.is_traced(unknown) else int(unknown)  # a length: of a traced prior greedy alone sees the rank
+    if first == 0 or first >= n:
         return greedy_rows(rows, phi, small, n, False)
-    best = _planned(rows, p, phi, None, None, options | {"replace": False})
-    first = best[greedy_rows(rows[best], phi, small, p, False)]
+    best = _planned(rows, first, phi, base, options | {"replace": False})
+    first = best[greedy_rows(rows[best], phi, small, first, False)]
     taken = jnp.zeros(n, bool).at[first].set(True)
-    return jnp.concatenate([first, greedy_rows(rows, phi, small + rows[first].T @ rows[first], n - p, False, taken)])
+    known = small + rows[first].T @ rows[first]
+    return jnp.concatenate([first, greedy_rows(rows, phi, known, n - len(first), False, taken)])
 
 
 def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
@@ -197,10 +209,10 @@ def _on_sphere(p: int, n: int, phi: Callable, objective: str) -> Path:
     rows = basis
     if objective == "deadline":
         rows, options = tight_frame(n, p), {"restarts": 8, "key": jax.random.key(0)}
-        rows = rows[_ordered(rows, phi, 1e-3 / n * rows.T @ rows, True, options)]
+        rows = rows[_ordered(rows, phi, nothing, 1e-3 / n * rows.T @ rows, p, options)]
     if objective == "anytime":
         rows = path_on_sphere(phi, basis)
-    path = _path(rows, rows, phi, nothing, jnp.arange(n))
+    path = _path(rows, rows, phi, nothing, jnp.arange(n), p)
     return path._replace(indices=jnp.full(n, -1, jnp.int32))
 
 
@@ -226,7 +238,7 @@ def _blocks(F: Array, phi: Callable, base: Array, small: Array, n: int, block: i
         options = options | {"key": jax.random.fold_in(key, chosen.size)}
         size = min(block, n - chosen.size)
         fixed = F[chosen] if chosen.size else None
-        rows = left[_planned(F[left], size, phi, fixed, base, options)]
+        rows = left[_planned(F[left], size, phi, base, options, fixed)]
         known = small + F[chosen].T @ F[chosen]
         chosen = jnp.concatenate([chosen, rows[greedy_rows(F[rows], phi, known, size, False)]])
         if not options["replace"]:

@@ -99,7 +99,9 @@ def kaplan_meier(times, reached, weights=None) -> Survival:
     before = jnp.concatenate([at_risk[:1], after[:-1]])
     censored = jnp.cumprod(jnp.where(at_risk > 0, before / jnp.where(at_risk > 0, at_risk, 1), 1))
     share = after / jnp.where(at_risk[:1] > 0, at_risk[:1], 1) * censored
-    return Survival(times, share[_last_of_ties(times)])
+    # runs of weight 0 say nothing: after the last that carries weight the curve stays where that left it
+    carried = jax.lax.cummax(jnp.where(at_risk > 0, jnp.arange(times.size), 0))
+    return Survival(times, share[carried[_last_of_ties(times)]])
 
 
 def _counts(weights, times: Array) -> Array:

@@ -237,3 +237,52 @@ def test_an_endless_budget_and_an_endless_run_have_an_infinite_mean(dtype):
 def test_weights_draws_and_budgets_are_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call(jnp.array([1.0, 2.0, 3.0]), jnp.ones(3, bool))
+
+
+def _survival(times, reached, weights, at):
+    """prod (1 - d / n) by its definition, over the times up to `at`."""
+    share = 1.0
+    for t in np.unique(times[times <= at]):
+        risk = weights[times >= t].sum()
+        share *= 1 - weights[(times == t) & reached].sum() / risk if risk else 1
+    return share
+
+
+@pytest.mark.parametrize(
+    "times, weights",
+    [
+        ([1, 2, 3], [1, 1, 0]),
+        ([1, 5, 5], [1, 2, 0]),
+        ([1, 5, 5], [1, 0, 2]),
+        ([1, 2, 2], [0, 1, 0]),
+        ([1, 2, 3], [1, 0, 0]),
+    ],
+    ids=["last", "within a tie at the budget", "first of a tie", "nothing reached", "all but the first"],
+)
+def test_a_run_of_weight_zero_says_nothing(times, weights, dtype):
+    times, reached, weights = np.array(times, float), np.array([True, False, False]), np.array(weights, float)
+    curve = kaplan_meier(jnp.asarray(times, dtype), jnp.asarray(reached), jnp.asarray(weights, dtype))
+    expected = [_survival(times, reached, weights, t) for t in times]
+    np.testing.assert_allclose(curve.share, expected, rtol=8 * float(jnp.finfo(dtype).eps))
+
+
+def test_none_reached_in_any_draw_either(dtype):
+    summary = learning_time_summary(jnp.full(5, jnp.inf, dtype), jnp.zeros(5, bool), 10.0, draws=50)
+    assert summary.reached_interval.tolist() == [0, 0]
+    assert summary.median_interval.tolist() == [np.inf, np.inf]
+    assert summary.restricted_mean_interval.tolist() == [10, 10]
+
+
+def test_intervals_of_censored_runs_are_those_of_a_bootstrap_by_hand(float64):
+    """Where all that are censored go on to the budget, a draw's mean and share are those of min(T, budget)."""
+    times, budget, draws = np.array([1.0, 2.0, 3.0, np.inf, np.inf, np.inf]), 10.0, 2000
+    s = learning_time_summary(jnp.asarray(times), jnp.isfinite(jnp.asarray(times)), budget, draws=draws)
+    picks = np.asarray(
+        jax.vmap(lambda key: jax.random.randint(key, (6,), 0, 6))(jax.random.split(jax.random.key(0), draws))
+    )
+    ends = lambda x: np.sort(x)[[int(0.025 * (draws - 1)), -1 - int(0.025 * (draws - 1))]]
+    drawn = np.minimum(times[picks], budget)
+    np.testing.assert_allclose(s.restricted_mean_interval, ends(drawn.mean(1)), rtol=1e-9)
+    np.testing.assert_allclose(s.reached_interval, ends(np.isfinite(times[picks]).mean(1)), atol=1e-9)
+    median = np.sort(times[picks], 1)[:, 2]  # the first time at which half have reached
+    np.testing.assert_array_equal(s.median_interval, ends(median))
