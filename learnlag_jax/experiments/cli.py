@@ -2,11 +2,12 @@
 
 Exit codes: 0 done and verified; 1 a claim failed or a control was not rejected; 2 wrong input, option or
 configuration, or an optional package is absent; 3 a solve failed; 4 reading or writing failed; 5 a checkpoint is
-damaged; 75 stopped early with everything saved, the same command goes on; 130 interrupted. A command adds its arguments with `add_arguments(parser)` and runs as
+damaged; 75 stopped early with everything saved, the same command goes on; 130 interrupted (`design` and `kinematics` also by SIGTERM). A command adds its arguments with `add_arguments(parser)` and runs as
 `COMMAND(arguments) -> exit code`, where COMMAND is its own name.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import re
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import jax
 
 from learnlag_jax import checks
-from learnlag_jax.experiments.runs.run import Interrupted
+from learnlag_jax.experiments.runs.run import Interrupted, terminable
 
 COMMANDS = {
     "report": "derive and verify the paper's equations on real data, and write the report",
@@ -25,6 +26,11 @@ COMMANDS = {
     "compare": "optimisers on workloads by time to target; kept trials, several processes",
     "audit": "is a training run a stationary path? live or from a recorded trajectory",
 }
+
+TERMINABLE = {
+    "design",
+    "kinematics",
+}  # compare and audit save at SIGTERM; report's threads would be waited for, so it just ends
 
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (checks.CheckpointError, 5),
@@ -82,7 +88,8 @@ def run(words: Sequence[str]) -> int:
     """
     try:
         arguments = parse(words)
-        with jax.enable_x64(True):
+        ends = terminable() if arguments.command in TERMINABLE else contextlib.nullcontext()
+        with jax.enable_x64(True), ends:
             return getattr(_module(arguments.command), arguments.command)(arguments)
     except KeyboardInterrupt:
         print("learnlag: interrupted; nothing was written", file=sys.stderr)

@@ -41,9 +41,11 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a CSV; every row must have as many cells as the header."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
-            table = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            numbered = [(reader.line_num, row) for row in reader if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise checks.InputError(f"{path}: got {error}; expected a CSV file in UTF-8; export it again") from None
+    lines, table = [line for line, _ in numbered], [row for _, row in numbered]
     checks.require(len(table) > 1, str(path), f"{len(table)} lines", "a header and at least one row", "check the file")
     separator = next((mark for mark in ";\t|" if len(table[0]) == 1 and mark in table[0][0]), None)
     checks.require(
@@ -60,13 +62,14 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     )
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     checks.require(not twice, str(path), f"column {twice[:1]} twice", "distinct column names", "rename one")
-    for i, row in enumerate(table[1:], 2):
+    for line, row in zip(lines[1:], table[1:], strict=True):
+        few = len(row) < len(names)
         checks.require(
             len(row) == len(names),
-            f"{path} line {i}",
+            f"{path} line {line}",
             f"{len(row)} cells",
             f"{len(names)}, as in the header",
-            "quote cells that hold a comma",
+            "fill it up, or drop it" if few else "quote cells that hold a comma",
         )
     return names, [[cell.strip() for cell in row] for row in table[1:]]
 

@@ -25,7 +25,7 @@ def as_ids(tokens) -> Array:
     Raises:
         DTypeError: tokens that are not integers.
     """
-    tokens = _looked_at(tokens)
+    tokens = looked_at(tokens)
     integral = jnp.issubdtype(tokens.dtype, jnp.integer)
     checks.require(integral, "tokens", checks.describe(tokens), "integer ids", "encode the text", checks.DTypeError)
     if tokens.dtype.itemsize < 4 or tokens.dtype == np.int32:
@@ -43,7 +43,7 @@ def as_mask(mask, shape: tuple) -> Array:
     """
     if mask is None:
         return jnp.ones(shape, bool)
-    mask = _looked_at(mask)
+    mask = looked_at(mask)
     checks.shape(mask, shape, "mask")
     if mask.dtype != bool:
         seen = jnp.issubdtype(mask.dtype, jnp.integer) and not checks.is_traced(mask)
@@ -55,6 +55,6 @@ def as_mask(mask, shape: tuple) -> Array:
     return jnp.asarray(mask).astype(bool)
 
 
-def _looked_at(x) -> Array | np.ndarray:
+def looked_at(x) -> Array | np.ndarray:
     """As an array, of NumPy where it is the host's: what it holds must be seen before JAX narrows it."""
     return x if isinstance(x, jax.Array) else jnp.asarray(x) if checks.is_traced(x) else np.asarray(x)

@@ -19,6 +19,9 @@ from learnlag_jax.information.arrays import as_mask, widened
 from learnlag_jax.information.student import student_band
 from learnlag_jax.vocabulary import Array
 
+# chance of a draw that holds no token at a position, up to which it is left out: of three documents it is at most exp(-3)
+RARE = 0.05
+
 
 class Curve(NamedTuple):
     """An in-context learning curve.
@@ -60,7 +63,8 @@ def in_context_curve(
     Args:
         v: (W, T) velocities of W windows, nats per token; not finite only where masked out.
         mask: (W, T) boolean (on the host also zeros and ones), True where a token counts, at least twice at every position; all
-            if left out. A band is NaN where some draw holds no token: too few windows are that long.
+            if left out. Draws that hold no token at a position are left out where their chance, (1 - L / D)^D if L of D
+            documents reach it, is at most 5 %, as it is for three; where it is more, the band is NaN: cut the windows shorter.
         documents: (W,) labels, all text or all numbers, the document each window was cut from, two or more; windows of one
             document are drawn together. Each window its own document if left out.
         replicates: bootstrap draws R.
@@ -72,7 +76,7 @@ def in_context_curve(
 
     Raises:
         InputError: fewer than 2 windows, tokens or documents, labels of several kinds, a level that is no fraction, too few
-            replicates for it, a key that is not typed, or (on the host) a velocity that is not finite.
+            replicates for it, labels that are traced, a key that is not typed, or (on the host) a velocity that is not finite.
         DTypeError: velocities that are not real floats, or a mask that is not boolean.
 
     Example:
@@ -101,6 +105,8 @@ def in_context_curve(
 
 def _documents(documents, windows: int) -> np.ndarray:
     """The labels as 0 .. D - 1."""
+    seen, remedy = not checks.is_traced(documents), "pass them from outside jit and vmap, as NumPy's or as a list"
+    checks.require(seen, "documents", "labels inside a transformation", "labels that can be counted", remedy)
     try:
         labels = np.asarray(documents)
         names, ids = np.unique(labels, return_inverse=True)
@@ -131,7 +137,8 @@ def _in_context_curve(v, live, ids: Array, key: Array, total: int, replicates: i
     windows = jax.ops.segment_sum(live, ids, total)  # of each document at each position
     sources = jnp.sum(windows, axis=0) ** 2 / jnp.sum(windows**2, axis=0)
     mean = jnp.sum(v, axis=0) / jnp.sum(live, axis=0)
-    spread = (draws @ v) / (draws @ live) - mean[None, :]
+    held, reach = draws @ live, jnp.mean((windows > 0).astype(v.dtype), axis=0)
+    spread = ((draws @ v) / held - mean[None, :])[_whole(held > 0, (1 - reach) ** total)]
     return _curve(t, mean, mean[None, :] + spread * jnp.sqrt(sources / (sources - 1))[None, :], sources, level)
 
 
@@ -245,3 +252,14 @@ def _counts(key, ids: Array, total: int, replicates: int) -> Array:
     drawn = jax.random.randint(key, (replicates, total), 0, total)
     times = jax.vmap(lambda row: jnp.bincount(row, length=total))(drawn)
     return times[:, ids]
+
+
+def _whole(held: Array, chance: Array) -> Array:
+    """(R,) which draws to take: those that hold a token wherever the chance to miss is small, the first of them twice to make R.
+
+    Where it is larger a position keeps its empty draws; and so do all, where fewer than half of the draws would be left.
+    """
+    whole = jnp.all(held | (chance > RARE)[None, :], axis=1)
+    kept, every = jnp.sum(whole), jnp.arange(len(whole))
+    ours = jnp.argsort(~whole)[every % jnp.maximum(kept, 1)]  # stable: those that are whole, in order
+    return jnp.where(2 * kept >= len(whole), ours, every)

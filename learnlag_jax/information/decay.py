@@ -33,8 +33,9 @@ class Decay(NamedTuple):
         replicates: (R, 4) parameters of the refitted replicates.
         sources: () the least of the curve.
         status: int32 `Status`; singular where the curve does not determine its limit: the test of "flat or rising" is not
-            rejected at 1 %, the fall to v_inf is no larger than rounding, the band of v_inf is wider than the whole fall, v_inf
-            lies on its floor of zero, or b on the slow edge of the search. The misfit is still valid. Where the approach is
+            rejected at 1 %, the fall to v_inf is no larger than rounding, the band of v_inf (before `low` is cut at zero) is wider
+            than the whole fall or reaches zero, or b lies on the slow edge of the search. So a decay to zero is singular: a limit
+            that these tokens do not tell from zero is not told from none. The misfit and `high` are still valid. Where the approach is
             faster than a power law, v_inf is determined and b runs to its other edge: see `compare_decays`.
 
     Example:
@@ -130,13 +131,13 @@ def _decay_fit(curve: Curve, level: float) -> Decay:
     many, _ = jax.vmap(power, (None, 0))(t, curve.replicates[:REFITS])
     sources = jnp.min(curve.sources)
     low, high = student_band(many, level, sources, best)
-    low = jnp.maximum(low, jnp.asarray([0, 0, -1, 0], t.dtype))  # no parameter is admissible below
     v_inf, c, t0, b = best
     falls = ~(deceleration_test(curve).p_value > 0.01)  # NaN where windows do not differ: nothing says that it does not
     fall = curve.mean[0] - v_inf
-    # the limit is known more closely than the fall is long
-    seen = (fall > rounding(curve.mean)) & (high[0] - low[0] < fall)
+    # the limit is known more closely than the fall is long, and is not zero: below zero is where a curve without one leads
+    seen = (fall > rounding(curve.mean)) & (high[0] - low[0] < fall) & (low[0] > 0)
     determined = falls & seen & (v_inf > 0) & (b > 1.01 * SLOWEST)
+    low = jnp.maximum(low, jnp.asarray([0, 0, -1, 0], t.dtype))  # no parameter is admissible below
     status = jnp.where(determined, Status.converged, Status.singular).astype(jnp.int32)
     return Decay(v_inf, c, t0, b, low, high, jnp.sqrt(misfit / t.shape[0]), many, sources, status)
 

@@ -7,6 +7,7 @@ velocities. Comes from: `log_probs`. Goes to: `curves`. Reference: MATH.md secti
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from learnlag_jax import checks
 from learnlag_jax.information.arrays import widened
@@ -128,7 +129,8 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
         (...) bits per byte over the last axis, in at least float32.
 
     Raises:
-        InputError: shapes that differ, or (on the host) sizes that are negative, not finite or all zero.
+        InputError: shapes that differ, or (on the host) a row of v that is all masked, or sizes that are negative, not finite
+            or all zero where v counts.
 
     Example:
         >>> import jax.numpy as jnp
@@ -143,6 +145,11 @@ def bits_per_byte(v: Array, sizes: Array) -> Array:
     counted = jnp.where(jnp.isnan(v), jnp.zeros_like(v), sizes.astype(v.dtype))
     checks.finite(counted, "sizes")
     if not checks.is_traced(counted):
+        masked = np.argwhere(np.asarray(jnp.all(jnp.isnan(v), axis=-1)))
+        where = (
+            f"only masked tokens (NaN){f' in row {tuple(map(int, masked[0]))}' if v.ndim > 1 and len(masked) else ''}"
+        )
+        checks.require(not len(masked), "v", where, "a token that counts in every row", "leave the row out")
         least, total = float(jnp.min(counted)), float(jnp.min(jnp.sum(counted, axis=-1)))
         got = f"least {least:g}, sum {total:g}"
         checks.require(

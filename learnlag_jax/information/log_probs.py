@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks
-from learnlag_jax.information.arrays import as_ids, as_mask, widened
+from learnlag_jax.information.arrays import as_ids, as_mask, looked_at, widened
 from learnlag_jax.vocabulary import Array
 
 NATS_PER_BIT = float(np.log(2.0))
@@ -132,6 +132,7 @@ def _masked(v: Array, live: Array) -> Array:
 
 def check_tokens(tokens, shape, mask=None) -> tuple[Array, Array]:
     """Ids in int32, and (T,) True where one counts and is of the vocabulary; on the host one that counts and is not is refused."""
+    tokens = looked_at(tokens)  # a range has a length but no dtype
     checks.shape(tokens, shape[:1], "tokens")
     ids, counts = as_ids(tokens), as_mask(mask, shape[:1])
     known = (ids >= 0) & (ids < shape[1])
@@ -185,7 +186,7 @@ def check_log_probs(log_probs, argument: str = "log_probs") -> np.ndarray:
     checks.require(
         not len(nan), argument, got, "log-probabilities", "leave out what has no prediction (the first token)"
     )
-    dead = np.flatnonzero(~np.isfinite(np.atleast_2d(array)).any(-1))
+    dead = np.flatnonzero(np.isneginf(np.atleast_2d(array)).all(-1))
     got = "" if not len(dead) else f"-inf everywhere in row {dead[0]}"
     checks.require(not len(dead), argument, got, "some finite entry in every row", "check the model")
     where = tuple(map(int, np.unravel_index(array.argmax(), array.shape)))

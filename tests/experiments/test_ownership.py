@@ -21,8 +21,9 @@ def _files(directory):
 
 def _write(directory, names):
     for name, text in names.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(text)
+        (directory / name / "x" if name.endswith("/") else directory / name).parent.mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            (directory / name).write_text(text)
 
 
 @pytest.mark.parametrize("command", ["compare", "audit"])
@@ -69,6 +70,11 @@ AUDITED = json.dumps(dict.fromkeys(("schema", "environment", "runs")))
         ({f"trials/{HASH}/result.json": "", "lock": ""}, True),
         ({f"trials/{HASH}/checkpoints/00000006": "", "lock": ""}, True),
         ({f"trials/{HASH}/notes.txt": ""}, False),
+        ({"lock": "", f"trials/{HASH}/notes.txt": ""}, False),
+        ({"lock": "", f"trials/{HASH}/": ""}, True),  # killed before its first checkpoint
+        ({"lock": "", f"trials/{HASH}/": "", "notes.txt": ""}, False),
+        ({"lock": "my key", f"trials/{HASH}/": ""}, False),
+        ({f"trials/{HASH}/": ""}, False),
         ({"trials/first/result.json": ""}, False),
         ({"trials": "a list"}, False),
         ({"audit.json": AUDITED, "audit.html": ""}, True),

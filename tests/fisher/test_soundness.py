@@ -70,6 +70,13 @@ def test_every_bucket_and_leaf_is_looked_at(structure, where):
     assert unchanged(optimiser.update(g | {where: g[where].at[1, 1].set(1e20)}, start)[1], start)
 
 
+def test_every_block_is_looked_at():
+    g, optimiser = normal((4, 4), 0, jnp.float32), scale_by_fisher(options=FisherOptions(block_size=2))
+    start = optimiser.init(g)
+    for row, column in ((0, 0), (0, 3), (3, 0), (3, 3)):
+        assert unchanged(optimiser.update(g.at[row, column].set(1e20), start)[1], start)
+
+
 def test_the_edge_is_that_of_the_norm_in_every_basis():
     """A sum over all entries of g g' would skip the first, and let the second through into an infinite moment."""
     optimiser = scale_by_fisher(options=FisherOptions(refresh=1))

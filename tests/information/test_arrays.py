@@ -124,6 +124,12 @@ def test_halves_are_summed_in_single_precision(half):
         (lambda: loss_motion(jnp.ones(9), bandwidth=float("inf")), "bandwidth: got inf; expected a finite number"),
         (lambda: loss_motion(jnp.ones(9), bandwidth=float("nan")), "bandwidth: got nan"),
         (lambda: loss_motion(jnp.ones(9), bandwidth=0.5), "bandwidth: got 0.5"),
+        (
+            lambda: bits_per_byte(jnp.array([[1.0], [jnp.nan]]), jnp.ones((2, 1))),
+            r"v: got only masked tokens .* row \(1,\)",
+        ),
+        (lambda: bits_per_byte(jnp.full(2, jnp.nan), jnp.ones(2)), r"v: got only masked tokens \(NaN\); expected"),
+        (lambda: surprisal(jnp.zeros((2, 3)), range(3)), r"tokens: got int\d+\[3\]; expected shape \(2,\)"),
         (lambda: bits_per_byte(jnp.ones(2), jnp.array([1.0, jnp.inf])), "sizes: got inf at index"),
         (lambda: bits_per_byte(jnp.ones(2), jnp.array([1.0, jnp.nan])), "sizes: got nan at index"),
     ],
@@ -131,3 +137,7 @@ def test_halves_are_summed_in_single_precision(half):
 def test_other_bad_input_is_refused_by_name(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_range_of_tokens_is_taken(dtype):
+    assert_close(surprisal(jnp.zeros((2, 3), dtype), range(2)), jnp.full(2, jnp.log(3), dtype))

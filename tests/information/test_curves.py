@@ -117,6 +117,18 @@ def test_a_curve_without_a_limit_is_not_given_one(float64):
     assert int(decay_fit(curve).status) == Status.singular
 
 
+@pytest.mark.parametrize("form, documents, seed", [("logarithm", 8, 21), ("logarithm", 30, 4), ("to zero", 30, 3)])
+def test_a_limit_that_cannot_be_told_from_zero_is_not_called_found(form, documents, seed):
+    """The band of a logarithm's limit was cut at zero before it was found to be narrow; one to zero was found by chance."""
+    t, key = jnp.arange(1.0, 65.0, dtype=jnp.float32), jax.random.key(seed)
+    curve, noise = (4 - 0.5 * jnp.log(t), 1.0) if form == "logarithm" else (4 / jnp.sqrt(t + 1), 0.2)
+    drift = jax.random.normal(jax.random.fold_in(key, 3), (documents, 1), t.dtype)
+    v = curve[None] + noise * (jax.random.normal(key, (documents, 64), t.dtype) + 0.5 * drift)
+    fit = jax.jit(lambda v: decay_fit(in_context_curve(v)))(v)
+    assert 0 == float(fit.low[0]) < float(fit.v_inf) < float(fit.high[0])
+    assert int(fit.status) == Status.singular
+
+
 @pytest.mark.parametrize(
     "v, message",
     [

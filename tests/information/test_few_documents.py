@@ -16,7 +16,7 @@ from learnlag_jax.information import (
     in_context_score,
     log_bins,
 )
-from learnlag_jax.information.student import student_band
+from learnlag_jax.information.student import student_band, student_quantile, student_sf
 from learnlag_jax.testing import assert_close
 
 T = 8
@@ -84,6 +84,31 @@ def test_bands_count_the_windows_that_reach_a_position(float64):
     assert np.abs(held - 0.95).max() < 3 * np.sqrt(0.05 * 0.95 / trials)
 
 
+@pytest.mark.parametrize("windows, long", [(20, 5), (30, 3)])
+def test_the_draw_that_misses_every_long_window_is_left_out(float64, windows, long):
+    """Of 20 windows of which five are long one draw in 300 misses them all, of 30 and three one in 24: no reason for no band."""
+    trials, mask = 400, np.arange(2) < np.where(np.arange(windows) < long, 2, 1)[:, None]
+
+    @jax.jit
+    @jax.vmap
+    def once(key):
+        a, b = jax.random.split(key)
+        curve = in_context_curve(jax.random.normal(a, mask.shape), mask=mask, key=b, replicates=400)
+        return (curve.low < 0) & (curve.high > 0), jnp.all(jnp.isfinite(curve.replicates))
+
+    held, whole = (np.asarray(x) for x in once(jax.random.split(jax.random.key(0), trials)))
+    assert whole.all()
+    assert abs(held[:, 1].mean() - 0.95) < 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_where_many_draws_miss_a_position_it_has_no_band(float64):
+    """Two of 30 windows: one draw in eight. The positions before it keep theirs; and whether it has one is not left to the key."""
+    mask = np.arange(3) < np.where(np.arange(30) < 2, 3, np.where(np.arange(30) < 3, 2, 1))[:, None]
+    v = jax.random.normal(jax.random.key(0), mask.shape)
+    lows = jax.jit(jax.vmap(lambda key: in_context_curve(v, mask=mask, key=key).low))
+    assert np.isnan(lows(jax.random.split(jax.random.key(1), 20))).mean(0).tolist() == [0, 0, 1]
+
+
 def test_fits_and_tests_know_as_many_documents_as_the_position_that_fewest_reach(float64):
     mask = np.arange(T) < np.where(np.arange(60) < 20, T, T - 1)[:, None]
     noise = 0.3 * jax.random.normal(jax.random.key(7), (60, T))
@@ -105,6 +130,11 @@ def test_documents_of_unequal_length_count_as_fewer(float64):
         in_context_curve(v, documents=np.zeros(len(v)))
 
 
+def test_labels_that_cannot_be_looked_at_are_refused_with_the_remedy(dtype):
+    with pytest.raises(InputError, match="documents: got labels inside a transformation; .*pass them from outside jit"):
+        jax.jit(lambda v, ids: in_context_curve(v, documents=ids).mean)(jnp.ones((2, 2), dtype), jnp.arange(2))
+
+
 def test_labels_of_documents_may_be_anything(float64):
     v = jax.random.normal(jax.random.key(1), (6, T))
     numbered, named = (in_context_curve(v, documents=x) for x in ([0, 0, 1, 1, 2, 2], [7, 7, 9, 9, 40, 40]))
@@ -123,9 +153,13 @@ def test_replicates_are_means_of_whole_windows_that_were_drawn(float64):
     counts = lambda w: sum(np.array([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]])[i] for i in w)
     possible = np.array([sums(w) / counts(w) for w in drawn if counts(w)[1] > 0])
     seen = plain[np.isfinite(plain[:, 1])]
+    assert len(seen) == 400  # the draw of the short window alone, one in 27, is left out
     assert np.abs(seen[:, None] - possible[None]).max(-1).min(1).max() < 1e-12
     assert np.abs(possible[:, None] - seen[None]).max(-1).min(1).max() < 1e-12  # each of them came up
-    assert abs(np.isnan(plain[:, 1]).mean() - 1 / 27) < 4 * np.sqrt(1 / 27 / 400)
+    alone = np.mean(np.abs(seen[:, 1] - 5) < 1e-9)
+    assert abs(alone - 7 / 26) < 4 * np.sqrt(
+        7 / 26 * 19 / 26 / 400
+    )  # the first or the short one, and not the short one alone
 
 
 @pytest.mark.parametrize("level, sources", [(0.95, 10.0), (0.95, 1e4), (0.5, 12.0)])
@@ -135,6 +169,19 @@ def test_bands_are_percentiles_as_far_out_as_students_quantiles(float64, level, 
     expected = np.percentile(draws, [100 * tail, 100 * (1 - tail)], axis=0)
     found = student_band(draws, level, jnp.asarray(sources), jnp.zeros(2))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95, 0.999])
+def test_quantiles_and_tails_are_students_in_either_precision_for_few_and_for_many(dtype, level):
+    """In float32 the incomplete beta function gave 1.22 for 1.28 at 1e5 documents and 0.77 at 1e7, and at 1.02 it had an end."""
+    eps = float(jnp.finfo(dtype).eps)
+    dof = np.concatenate([[0.5, 1, 1.5, 2, 5], np.geomspace(10, 1e8, 20)])
+    found = student_quantile(level, jnp.asarray(dof, dtype))
+    np.testing.assert_allclose(found, scipy.stats.t.isf((1 - level) / 2, dof), rtol=5e-6)
+    assert float(student_quantile(level, jnp.asarray(0.02, dtype))) > 1e13
+    tails = jax.vmap(student_sf, (None, 0))(jnp.asarray([-3.0, 0.0, 0.1, 1.0, 6.0], dtype), jnp.asarray(dof, dtype))
+    expected = scipy.stats.t.sf(np.array([-3.0, 0.0, 0.1, 1.0, 6.0]), dof[:, None])
+    np.testing.assert_allclose(tails, expected, rtol=max(1e-9, 512 * eps))
 
 
 @pytest.mark.parametrize("level, sources, draws", [(0.95, 3.0, 500), (0.95, 2.0, 40), (0.99, 30.0, 100)])

@@ -100,6 +100,7 @@ def test_a_row_of_minus_infinity_is_not_a_number_and_an_impossible_token_is_infi
         (lambda x: chunked_surprisal(x, jnp.ones((4, 5)), jnp.array([0, 1]), chunk=2.5), InputError, "chunk: got 2.5"),
         (lambda x: check_log_probs([-1.0, float("nan")]), InputError, "NaN"),
         (lambda x: check_log_probs([float("-inf")] * 2), InputError, "-inf everywhere"),
+        (lambda x: check_log_probs([[float("inf")] * 2]), InputError, r"got inf at index \(0, 0\)"),
         (lambda x: check_log_probs([]), InputError, "no entries"),
     ],
 )

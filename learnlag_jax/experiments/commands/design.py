@@ -2,8 +2,11 @@
 
 import argparse
 import csv
+import importlib.util
+import io
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from learnlag_jax import checks, fermat
-from learnlag_jax.experiments import pool_table
+from learnlag_jax.experiments import data, pool_table
 
 PICTURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 NAMED = 30  # chosen rows up to so many are numbered in the plot
@@ -97,15 +100,19 @@ def design(arguments: argparse.Namespace) -> int:
     )
     checks.raise_on_failure(exact)
     chosen = np.asarray(exact.rows)
-    write_rows(arguments.out, header, rows, chosen)
+    picture = None
     if arguments.plot:
         weights = fermat.optimal_weights(F, phi, prior=None if prior is None else prior / n)
         title = f"{arguments.criterion}-optimal choice of {n}: certified efficiency {percent_down(exact.efficiency)}"
-        draw(arguments.plot, F, phi, weights, chosen, prior, n, title)
+        picture = draw(arguments.plot.suffix[1:].lower(), F, phi, weights, chosen, prior, n, title)
     random = np.random.default_rng(arguments.seed)
     pick = [random.choice(len(rows), n, replace=arguments.replace) for _ in range(50)]
     base = jnp.zeros_like(F.T @ F) if prior is None else prior
     values = np.sort([float(phi(base + F[i].T @ F[i])) for i in pick])
+    # last, and the picture first: whoever finds the rows finds all
+    if picture:
+        write(arguments.plot, picture)
+    write(arguments.out, table_of(header, rows, chosen))
     distinct = len(set(chosen.tolist()))
     print(f"pool        {len(rows)} rows, {F.shape[1]} terms: {', '.join(' '.join(t.split()) for t in pool.terms)}")
     print(f"chosen      {plural(n, 'observation')} of {plural(distinct, 'row')}, written to {arguments.out}")
@@ -128,16 +135,17 @@ def writable(arguments: argparse.Namespace) -> None:
         if path is None:
             continue
         checks.require(not path.is_dir(), option, f"{path}, a folder", "a file", "add a file name")
-        parent = path.resolve().parent
-        checks.require(
-            parent.is_dir(), option, path, f"a file in a folder that exists, not {parent}", "make the folder"
-        )
-        checks.require(os.access(parent, os.W_OK), option, path, "a folder that may be written", "choose another")
+        place = path if _stands(path) else path.resolve().parent
+        checks.require(place.exists(), option, path, f"a file in a folder that exists, not {place}", "make the folder")
+        may = os.access(place, os.W_OK) and (place == path or place.is_dir())
+        checks.require(may, option, path, "a folder that may be written", "choose another")
         others = [(name, other) for name, other in (*inputs, *outputs) if name != option and other is not None]
         same = [name for name, other in others if other.resolve() == path.resolve()]
         checks.require(
             not same, option, f"{path}, which is also {same[:1]}", "a file of its own", "choose another name"
         )
+    if arguments.plot and importlib.util.find_spec("matplotlib") is None:
+        raise data.missing("matplotlib")
     picture = arguments.plot is None or arguments.plot.suffix.lower() in PICTURES
     checks.require(picture, "--plot", arguments.plot, f"a name that ends in {', '.join(PICTURES)}", "rename it")
 
@@ -156,19 +164,45 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def write_rows(path: Path, header: list[str], rows: list[list[str]], chosen: np.ndarray) -> None:
-    """The chosen rows, with their number in the pool (first data row is 1) and how often each is to be observed; whole or not at all."""
+def table_of(header: list[str], rows: list[list[str]], chosen: np.ndarray) -> bytes:
+    """CSV of the chosen rows, with their number in the pool (first data row is 1) and how often each is to be observed."""
     order, counts = np.unique(chosen, return_counts=True)
     table = [[i + 1, count, *rows[i]] for i, count in zip(order.tolist(), counts.tolist(), strict=True)]
-    descriptor, draft = tempfile.mkstemp(prefix=".chosen-", dir=path.resolve().parent)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["pool_row", "observations", *header], *table])
+    return text.getvalue().encode()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Whole or not at all, where a link leads and with the mode of what stood there; into a pipe, a device or our output as it is."""
+    if _stands(path):
+        ours = _is_output(path)  # opened again, a redirected one would be written over by what is printed next
+        with open(1 if ours else path, "wb", closefd=not ours) as file:
+            file.write(content)
+        return
+    path = path.resolve()
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask()
+    descriptor, draft = tempfile.mkstemp(prefix=".chosen-", dir=path.parent)
     try:
-        with open(descriptor, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([["pool_row", "observations", *header], *table])
-        os.chmod(draft, 0o666 & ~_umask())  # a temporary file is its maker's alone
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(draft, mode)  # a temporary file is its maker's alone
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def _stands(path: Path) -> bool:
+    """What must not be replaced: a pipe, a device, or the file that our output goes to."""
+    return path.exists() and (not path.is_file() or _is_output(path))
+
+
+def _is_output(path: Path) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(1))
+    except OSError:  # it is closed
+        return False
 
 
 def _umask() -> int:
@@ -177,19 +211,15 @@ def _umask() -> int:
     return mask
 
 
-def draw(path: Path, F, phi, weights, chosen: np.ndarray, prior, n: int, title: str) -> None:
-    """The worth of every row at the optimum, against the bound, with the chosen rows marked and numbered.
+def draw(kind: str, F, phi, weights, chosen: np.ndarray, prior, n: int, title: str) -> bytes:
+    """The worth of every row at the optimum, against the bound, with the chosen rows marked and numbered, as a picture of that kind.
 
     Worth is how fast the criterion falls when weight goes to the row: at fractional weights no row exceeds the bound, and
     weight lies only where it is met.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ModuleNotFoundError(
-            "matplotlib is not installed; run: python -m pip install 'learnlag_jax[report]'"
-        ) from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     M = fermat.information_matrix(F, weights.weights, None if prior is None else prior / n)
     G = -jax.grad(phi)(M)
     worth = np.asarray(jnp.sum((F @ G) * F, 1))
@@ -213,4 +243,6 @@ def draw(path: Path, F, phi, weights, chosen: np.ndarray, prior, n: int, title: 
         ylim=(0, max(1.1, math.ceil(10 * worth.max()) / 10)),
     )
     ax.legend(frameon=False)
-    canvas.savefig(path)
+    content = io.BytesIO()
+    canvas.savefig(content, format=kind)
+    return content.getvalue()

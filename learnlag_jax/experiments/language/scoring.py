@@ -7,6 +7,7 @@ Comes from: documents as ids. Goes to: `information.in_context_curve`.
 
 import contextlib
 import os
+import secrets
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from learnlag_jax import checks
 from learnlag_jax.experiments import data
 from learnlag_jax.experiments.language import models
 from learnlag_jax.experiments.language.models import Windows
+
+STALE = 3600.0  # seconds: a file takes moments to write
 
 
 def tiles(documents: Sequence[np.ndarray], length: int, count: int, rng: np.random.Generator) -> Windows:
@@ -116,11 +119,17 @@ def _store(place: Path, v: np.ndarray) -> None:
 
 
 def _whole(place: Path, write: Callable) -> None:
-    """Written beside and moved into place, so that an interruption leaves no half file."""
+    """Written beside and moved into place, so that an interruption leaves no half file, and two commands at once none that is mixed."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(
-        ".partial"
-    )  # always the same name: a killed run leaves one at most, and the next takes it
-    with partial.open("wb") as file:
-        write(file)
-    os.replace(partial, place)
+    for left in place.parent.glob("*.partial"):  # by a killed run, if it is not being written now
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
+    partial = place.with_suffix(f".{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as file:
+            write(file)
+        os.replace(partial, place)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

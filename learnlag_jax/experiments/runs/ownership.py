@@ -14,6 +14,7 @@ from learnlag_jax import checks
 from learnlag_jax.experiments.runs import rundir
 
 MARK, TEXT = ".learnlag", "a directory of learnlag compare or learnlag audit\n"
+OURS = ("", "pid ")  # how a lock of ours begins
 AUDIT = {"audit.html", "audit.json", "audit.png"}  # all that the audit of a recorded run writes, in whatever directory
 
 
@@ -38,7 +39,7 @@ def refuse_foreign(directory: Path) -> None:
         RunDirError: names a file that it holds.
     """
     held = sorted(x.name for x in directory.iterdir() if not x.name.startswith(".")) if directory.is_dir() else []
-    empty = not held or held == ["lock"] and _starts(directory / "lock", ("", "pid "))
+    empty = not held or held == ["lock"] and _starts(directory / "lock", OURS)
     if not empty and not _marked(directory) and not _earlier(directory, set(held)):
         raise checks.RunDirError(
             f"--out: got {directory}, which holds {held[0]}; expected an empty directory or one of an earlier comparison or audit; choose another"
@@ -71,16 +72,21 @@ def _starts(path: Path, ours: tuple[str, ...]) -> bool:
 
 
 def _earlier(directory: Path, held: set[str]) -> bool:
-    """What versions without a mark left: a record with our keys, or a trial named by its hash."""
+    """What versions without a mark left: a record with our keys, a trial named by its hash, or under our lock none that got far."""
     compared = _record(directory / "results.json", {"schema", "configuration", "times", "trials"})
     audited = held <= AUDIT and _record(directory / "audit.json", {"schema", "runs"})
     trials = directory / "trials"
-    return compared or audited or trials.is_dir() and any(map(_trial, trials.iterdir()))
+    begun = held == {"lock", "trials"} and _starts(directory / "lock", OURS) and trials.is_dir()
+    killed = begun and all(_named(path) and path.is_dir() and not any(path.iterdir()) for path in trials.iterdir())
+    return compared or audited or killed or trials.is_dir() and any(map(_trial, trials.iterdir()))
+
+
+def _named(path: Path) -> bool:
+    return bool(re.fullmatch("[0-9a-f]{24}", path.name))
 
 
 def _trial(path: Path) -> bool:
-    kept = (path / name for name in ("result.json", "checkpoints"))
-    return bool(re.fullmatch("[0-9a-f]{24}", path.name)) and any(x.exists() for x in kept)
+    return _named(path) and any((path / name).exists() for name in ("result.json", "checkpoints"))
 
 
 def _record(path: Path, keys: set[str]) -> bool:

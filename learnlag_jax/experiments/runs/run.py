@@ -151,6 +151,23 @@ def _patience(in_a_row: int, plan: Plan, i: int, directory: Path, so_far: Outcom
 
 
 @contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends what runs inside as Ctrl-C does, so that nothing half-written stays behind."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def signals() -> Iterator[Callable[[], bool]]:
     """Gives `stop()`, true after the first SIGTERM or SIGINT; the second ends the process at once with code 75."""
     seen: list[int] = []
