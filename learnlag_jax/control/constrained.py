@@ -24,7 +24,7 @@ from learnlag_jax.meaning import by_meaning
 from learnlag_jax.vocabulary import Array, PyTree, Status, first_failure, status_where
 
 FIRST_PENALTY, LAST_PENALTY, GROWTH = 1.0, 1e6, 10.0  # of the curvature of the reward along the constraint
-ROUNDS, POLISH, STUCK = 40, 6, 4
+ROUNDS, POLISH, STUCK = 40, 7, 4
 ROUNDING = 8  # eps of a state or an action that no answer is asked to resolve
 FALLING = 0.9  # a round that leaves more of the violation has not lowered it
 
@@ -256,21 +256,20 @@ def _multipliers(limits: _Limits, s0, actions0, theta, lower, upper) -> Constrai
         usable = trees.all_finite(r.inner.actions)
         return (r.wrong > limits.tol) & (r.count < ROUNDS) & (r.stuck < STUCK) & usable
 
+    # the solve is written once in the loop and once in the scan: every copy of it is compiled
     g0, c0 = still(limits.levels(rollout(limits.problem, s0, actions0, theta), actions0, theta))
-    rho, weights, none = number(FIRST_PENALTY), weighed(actions0), number(0.0)[None]
-    first, nu, mu, wrong, reach = still(once(actions0, jnp.zeros_like(g0), jnp.zeros_like(c0), rho, weights, none))
-    start = _Round(first, nu, mu, rho, weights, wrong, reach, jnp.int32(1), jnp.int32(0))
-    end = still(lax.while_loop(unfinished, lambda r: still(improved(r)), start))
-
-    last = end.rho, end.weights, end.reach
+    rho, weights = number(FIRST_PENALTY), jax.tree.map(jnp.zeros_like, (g0, c0[0]))
+    shapes = jax.eval_shape(once, actions0, g0, c0, rho, weights, number(0.0))
+    inner, nu, mu, _, reach = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    inner = inner._replace(actions=actions0)
+    start = _Round(inner, nu, mu, rho, weights, number(jnp.inf), reach, jnp.int32(0), jnp.int32(0))
+    end = still(lax.while_loop(unfinished, lambda r: still(improved(r)), still(start)))
 
     def polish(carry, _):
-        actions, nu, mu = carry
-        inner, nu, mu, *_ = once(still(actions), nu, mu, *last)
-        return (inner.actions, nu, mu), None
+        inner, nu, mu, _ = carry
+        return once(still(inner.actions), nu, mu, end.rho, end.weights, end.reach)[:4], None
 
-    (actions, nu, mu), _ = lax.scan(polish, (end.inner.actions, end.nu, end.mu), length=POLISH)
-    inner, nu, mu, wrong, _ = once(still(actions), nu, mu, *last)
+    (inner, nu, mu, wrong), _ = lax.scan(polish, (end.inner, end.nu, end.mu, end.wrong), length=POLISH)
     g, c = limits.levels(inner.states, inner.actions, theta)
     violation = number(trees.max_abs((g, jnp.maximum(c, 0))))
     complementarity = number(trees.max_abs(mu * c))

@@ -12,7 +12,7 @@ import pytest
 from learnlag_jax import checks, fisher
 from learnlag_jax.experiments import cli, figures
 from learnlag_jax.experiments.commands import compare
-from learnlag_jax.experiments.comparison import progress, trials, workloads
+from learnlag_jax.experiments.comparison import behaviour, progress, trials, workloads
 from learnlag_jax.experiments.runs import program
 from tests.experiments import tiny
 from tests.experiments.comparing import BIG, CONFIG, TINY, run_compare, tiny_workload
@@ -56,7 +56,7 @@ def test_a_changed_configuration_reruns_only_what_it_changed(tmp_path, installed
 
 
 def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, monkeypatch):
-    """A changed loss, batch, model, data or patience runs again; a changed place in the file does not."""
+    """A changed loss, data or patience runs again; a changed place in the file does not."""
     text = CONFIG.replace("seeds = [0, 1, 2]", "seeds = [0]").replace(
         "learning_rate = [0.05, 0.01]", "learning_rate = 0.05"
     )
@@ -64,18 +64,8 @@ def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, mon
     seen = count(run_compare(tmp_path, text))
     assert seen == 2
 
-    other = tiny_workload(16)
-    moved = lambda batch: tiny_workload(batch)._replace(data=other.data._replace(sha256="1" * 64))
-    for make in (
-        _with(),  # without its option, and so another workload: what the next ones are compared with
-        _with(loss=lambda p, b, k: tiny.loss(p, b, k) * 0.5),
-        _with(loss=lambda p, b, k: tiny.loss(p, b, k) * 0.25),
-        _with(evaluate=lambda p, held: 2 * tiny.error(p, held)),
-        _with(init=lambda key: jax.tree.map(lambda x: x * 2, tiny.init(key))),
-        _with(batch=lambda seed, step: other.task.batch(seed + 1, step)),
-        _with(held_out=jax.tree.map(lambda x: x[1:], other.task.held_out)),
-        moved,
-    ):
+    data = tiny_workload(16).data._replace(sha256="1" * 64)
+    for make in (_with(loss=lambda p, b, k: tiny.loss(p, b, k) * 0.5), lambda n: tiny_workload(n)._replace(data=data)):
         monkeypatch.setattr(workloads, "_load", lambda point, make=make: make)
         seen += 2
         assert count(run_compare(tmp_path, text)) == seen
@@ -85,6 +75,22 @@ def test_what_a_user_module_computes_is_part_of_a_trial(tmp_path, installed, mon
     monkeypatch.setattr(figures, "draw", functools.partial(figures.draw, dots=40))
     assert count(run_compare(tmp_path, text)) == seen
     assert count(run_compare(tmp_path, text.replace("patience = 3", "patience = 4"))) == seen + 2
+
+
+def test_all_that_a_task_computes_is_part_of_its_behaviour():
+    task = tiny_workload(16).task
+    changed = (
+        {},
+        {"loss": lambda p, b, k: tiny.loss(p, b, k) * 0.5},
+        {"loss": lambda p, b, k: tiny.loss(p, b, k) * 0.25},
+        {"evaluate": lambda p, held: 2 * tiny.error(p, held)},
+        {"init": lambda key: jax.tree.map(lambda x: x * 2, tiny.init(key))},
+        {"batch": lambda seed, step: task.batch(seed + 1, step)},
+        {"held_out": jax.tree.map(lambda x: x[1:], task.held_out)},
+    )
+    digests = [behaviour.behaviour("tiny", task._replace(**fields)) for fields in changed]
+    assert len(set(digests)) == len(changed)
+    assert behaviour.behaviour("tiny", tiny_workload(16).task) == digests[0]
 
 
 def test_a_default_that_the_file_does_not_name_is_part_of_a_trial(tmp_path, installed, monkeypatch):
