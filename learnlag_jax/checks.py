@@ -171,8 +171,9 @@ def same_dtypes(x: PyTree, y: PyTree, argument: str, other: str) -> None:
 
 
 def settle(x: PyTree, y: PyTree) -> tuple[PyTree, PyTree]:
-    """Arrays of both trees, of one structure: a leaf from a Python number takes the dtype of a partner that has one of its own."""
-    cast = lambda a, b: a.astype(b.dtype) if a.weak_type and not b.weak_type else a
+    """Arrays of both trees, of one structure: a leaf from a Python number takes the real float dtype of a partner that has one."""
+    own = lambda b: not b.weak_type and jnp.issubdtype(b.dtype, jnp.floating)
+    cast = lambda a, b: a.astype(b.dtype) if a.weak_type and own(b) and not jnp.iscomplexobj(a) else a
     x, y = jax.tree.map(jnp.asarray, (x, y))
     return jax.tree.map(cast, x, y), jax.tree.map(cast, y, x)
 

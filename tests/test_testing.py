@@ -128,3 +128,16 @@ def test_integers_are_compared_as_integers_and_a_scale_is_a_size():
     for scale in (np.inf, np.nan, -1.0):
         with pytest.raises(InputError, match="scale"):
             testing.assert_close(1.0, 2.0, scale=scale)
+
+
+def test_zero_has_no_rounding_however_steep_the_force_is(float64):
+    times = jnp.linspace(0.0, 1.0, 5)
+    testing.assert_stationary(lambda t, q, v: v**2 / 2 + jnp.sqrt(t) * q, lambda t: 4 / 15 * t**2.5, times)
+    testing.assert_stationary(lambda t, q, v: v**2 / 2 - jnp.abs(q) ** 1.5, lambda t: 0 * t, times)
+
+
+def test_a_late_hour_excuses_its_own_rounding_alone(float64):
+    driven, times = (lambda t, q, v: v**2 / 2 + jnp.sin(t) * q), 1e6 + jnp.linspace(0.0, 1.0, 5)
+    testing.assert_stationary(driven, lambda t: -jnp.sin(t), times)
+    with pytest.raises(AssertionError, match="not stationary"):
+        testing.assert_stationary(driven, lambda t: -jnp.sin(t) + 5e-9 * t**2, times)

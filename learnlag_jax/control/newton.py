@@ -38,6 +38,7 @@ from learnlag_jax.vocabulary import Array, Status, first_failure, status_where
 HALVINGS = 12
 SHIFT_MIN, SHIFT_MAX = 1e-6, 1e12
 IDLE = 4
+REST = 64.0  # eps of their size, by which states and actions of a path at rest may move
 FAR = 0.05  # a relative residual above this is far from a solution
 SHARE = 0.25  # of what the straight model promises for a full step, so much must be kept
 
@@ -127,23 +128,26 @@ def newton(p: Problem, options: Options, x0, X0, U0, low, high, theta):
 def _judged(at: Setting, st: Iterate, guess: Array) -> Iterate:
     """Whether the iterate is stationary, and if not, whether there is hope."""
     model, n, eps = st.model, len(st.U), float(jnp.finfo(st.X.dtype).eps)
-    scale, sizes = (slope_scale(model, y) for y in travel(st.X, st.U, guess))
+    moves, whole = travel(st.X, st.U, guess)
+    scale, sizes = slope_scale(model, moves), slope_scale(model, whole)
     seen = jnp.maximum(scale, st.scale)
     gaps, share = largest_size(model.gaps) / (1 + jnp.max(jnp.abs(st.X))), room(st.U, model.slope, at.low, at.high)
     # where all terms vanish at the solution, rounding of what they were is left
     left = unsettled(model.slope, jnp.maximum(scale, eps * seen), share)
     relative = jnp.maximum(gaps, largest_size(left))
-    done = relative <= at.options.tol
-    idle = jnp.where(relative < st.best / 2, 0, st.idle)
-    # digits are lost to the size of states and actions, however little they move
+    # digits are lost to the size of states and actions, however little they move; of a path at rest nothing else can be said
     lost = jnp.maximum(gaps, largest_size(unsettled(model.slope, sizes, share)))
+    rounding, rests = lost <= 4 * n**0.5 * eps, jnp.all(moves <= REST * eps * whole)
+    done = (relative <= at.options.tol) | (rests & rounding)
+    idle = jnp.where(relative < st.best / 2, 0, st.idle)
+    spent = (idle >= IDLE) | (st.steps >= at.options.max_steps)
     value_bad = ~jnp.isfinite(model.reward) | ~trees.all_finite(model.gaps)
     # what is not finite in the first derivatives shows in the costates or in dH/da
     slope_bad = ~trees.all_finite((model.H, model.slope, model.Pn, model.costates))
     failed = first_failure(
         status_where(value_bad, Status.nonfinite_function),
         status_where(slope_bad, Status.nonfinite_derivative),
-        status_where(~done & ((idle >= IDLE) & (lost <= 64 * n * eps) | (lost <= eps)), Status.acceptable),
+        status_where(~done & (spent & (lost <= 64 * n * eps) | rounding), Status.acceptable),
         status_where(~done & (idle >= IDLE), Status.stagnated),
         jnp.where(done, 0, st.status),
         status_where(~done & (st.steps >= at.options.max_steps), Status.max_steps),

@@ -75,7 +75,7 @@ def _percentiles(draws: Array, tail: Array, level: float) -> Array:
     last = draws.shape[0] - 1
     at = tail.reshape(-1) * last
     here = jnp.minimum(jnp.floor(at), last - 1).astype(jnp.int32)
-    sides = _ends(draws.reshape(last + 1, -1).T, min(int((1 - level) / 2 * last) + 2, last + 1))
+    sides = _ends(draws.reshape(last + 1, -1).T, min(int((1 - level) / 2 * last) + 3, last + 1))
     a, b = (jnp.take_along_axis(sides, (here + i)[None, :, None], axis=2)[..., 0] for i in (0, 1))
     part, empty = at - here.astype(at.dtype), jnp.any(jnp.isnan(draws), axis=0).reshape(-1)
     found = jnp.where(empty[None], jnp.nan, a + part[None] * (b - a))
@@ -94,7 +94,7 @@ def student_sf(z: Array, dof: Array) -> Array:
     """P(t > z) of Student's law: of many degrees of freedom the normal law at Hill's series, where the beta function loses its digits."""
     one_side = jax.scipy.special.betainc(dof / 2, jnp.full_like(dof, 0.5), dof / (dof + z**2)) / 2
     a = jnp.maximum(dof, MANY) - 0.5
-    b, y = 48 * a**2, a * jnp.log1p(z**2 / (a + 0.5))
+    b, y = 48 * a**2, a * jnp.log1p(jnp.minimum(z**2, jnp.finfo(a.dtype).max) / (a + 0.5))
     series = ((((-0.4 * y - 3.3) * y - 24) * y - 85.5) / (0.8 * y**2 + 100 + b) + y + 3) / b + 1
     one_side = jnp.where(dof < MANY, one_side, jax.scipy.stats.norm.sf(series * jnp.sqrt(y)))
     return jnp.where(z > 0, one_side, 1 - one_side)

@@ -26,7 +26,7 @@ def discrete_force(force: Callable, h, *, rule: str = "midpoint") -> Callable:
         trapezoid   f = h/2 F(t, q0, v),   g = h/2 F(t + h, q1, v)
 
     Args:
-        force: `F(t, q, v)` -> generalised force, shaped like q; `rayleigh(R)` is one.
+        force: `F(t, q, v)` -> generalised force, shaped like q and of its dtype, or plain numbers; `rayleigh(R)` is one.
         h: length of a step; the step k starts at t = k h.
         rule: "midpoint" or "trapezoid", like the discrete Lagrangian it goes with.
 
@@ -34,7 +34,7 @@ def discrete_force(force: Callable, h, *, rule: str = "midpoint") -> Callable:
         `(f, g) = impulses(k, q0, q1)` for `integrate`, `first_step`, `discrete_momenta` and `discrete_euler_lagrange`.
 
     Raises:
-        InputError: another rule, or a force unlike q.
+        InputError: another rule, or a force unlike q. DTypeError: a force of another dtype than q.
 
     Example:
         >>> from learnlag_jax.variation import discrete_force

@@ -130,3 +130,15 @@ def test_a_shift_of_the_origin_is_no_better_excuse_than_a_unit(dtype, digits):
     assert int(got.status) != Status.converged or float(got.residual) < 1e-2
     assert int(got.steps) > 0
     assert abs(float(got.value - right.value)) < digits
+
+
+@pytest.mark.parametrize("horizon", [1, 40])
+def test_a_path_at_rest_is_converged_from_its_own_answer(dtype, horizon):
+    """Nothing moves, so no movement says what is small."""
+    still = Problem(
+        lambda s, a, k, there: -((s - there) ** 2) - (a - 0.3) ** 2, lambda s, a, k, there: 0.9 * s + 0.7 * a
+    )
+    there = jnp.asarray(2.1, dtype)
+    cold = solve(still, there, jnp.zeros(horizon, dtype), there)
+    warm = solve(still, there, cold.actions, there)
+    assert (int(cold.status), int(warm.status), int(warm.steps)) == (0, 0, 0)

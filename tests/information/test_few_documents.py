@@ -276,3 +276,13 @@ def test_the_effective_context_of_a_steep_decay_does_not_overflow():
     curve = in_context_curve(jnp.tile(v[None], (2, 1)))
     fit = decay_fit(curve._replace(t=t))
     assert bool(jnp.isfinite(effective_context(fit, 1e-6).t))
+
+
+def test_percentiles_reach_the_last_draw_they_need_and_tails_end(dtype):
+    """A tenth of ten steps is one, or hardly more when it is rounded."""
+    draws = jnp.linspace(-1, 1, 11, dtype=dtype)[:, None]
+    for windows in (1e7, 1e12):
+        band = student_band(draws, 0.8, jnp.asarray([windows], dtype), draws[5])
+        np.testing.assert_allclose(band[:, 0], [-0.8, 0.8], atol=1e-3)
+    far = jnp.asarray([1e30, jnp.inf, -jnp.inf], dtype)
+    np.testing.assert_array_equal(student_sf(far, jnp.full(3, 150, dtype)), [0, 0, 1])

@@ -122,3 +122,11 @@ def test_moments_are_finite_real_numbers(t0, t1):
     one = jnp.ones((), jnp.float32)
     with pytest.raises(InputError, match="t[01]: got .* expected a real number, finite in float32"):
         stationary_path(lambda t, q, v: v**2, 0 * one, one, t0, t1, intervals=4)
+
+
+@pytest.mark.parametrize("partner", [jnp.int32(1), jnp.bool_(True), jnp.complex64(1)], ids=["int", "bool", "complex"])
+def test_a_plain_number_takes_no_dtype_that_would_cut_it(partner):
+    Ld = variation.discrete_lagrangian(lambda t, q, v: v**2 / 2, 0.1)
+    for run in (lambda: variation.first_step(Ld, 0.5, partner), lambda: variation.integrate(Ld, 0.5, partner, 3)):
+        with pytest.raises(DTypeError, match=r"(p0|q1): got"):
+            run()
