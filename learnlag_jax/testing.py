@@ -95,7 +95,7 @@ def assert_stationary(L, path, times, *, order: int = 1, ulps: float = 1e4) -> N
     checks.shape(times, ("n",), "times")
     checks.require(len(times), "times", checks.describe(times), "one time or more", "pass some")
     times = jnp.asarray(times)
-    fold = trees.ravel(path(times[0]))[1]
+    first, fold = trees.ravel(path(times[0]))
     flat = lambda t, *jet: L(t, *map(fold, jet))
     E = variation.euler_lagrange(flat, order)
 
@@ -105,8 +105,8 @@ def assert_stationary(L, path, times, *, order: int = 1, ulps: float = 1e4) -> N
         touch, *seen = _terms(flat, E, order, jet)
         return coupled | touch, (jnp.abs(E(*jet)), *seen)
 
-    n = sum(jnp.size(x) for x in jax.tree.leaves(path(times[0])))
-    coupled, (residual, late, *terms) = jax.jit(lambda times: jax.lax.scan(at, jnp.zeros((n, n), bool), times))(times)
+    none = jnp.zeros((first.size, first.size), bool)
+    coupled, (residual, late, *terms) = jax.jit(lambda times: jax.lax.scan(at, none, times))(times)
     residual, scale = np.asarray(residual), np.asarray(_shared(coupled, *terms))
     eps = float(jnp.finfo(residual.dtype).eps)
     tolerance = eps * (ulps * scale + 16 * np.max(np.asarray(late), 0))

@@ -27,10 +27,8 @@ COMMANDS = {
     "audit": "is a training run a stationary path? live or from a recorded trajectory",
 }
 
-TERMINABLE = {
-    "design",
-    "kinematics",
-}  # compare and audit save at SIGTERM; report's threads would be waited for, so it just ends
+# compare and audit save at SIGTERM; report's threads would be waited for, so it just ends
+TERMINABLE = {"design", "kinematics"}
 
 EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (checks.CheckpointError, 5),
